@@ -1,0 +1,109 @@
+package clhserver
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+
+	"github.com/kata-cc/kata-cc/hypervisor"
+)
+
+// Backend is the machine behind the API. The server decides everything that a
+// client of Cloud Hypervisor can see: states, ids, slots, validation, status
+// codes, order of calls. The backend only carries out; no two of its methods
+// run at once, except Close.
+type Backend interface {
+	// Features are what vmm.ping lists, such as "kvm".
+	Features() []string
+	// ReservedSlots lists the device numbers of segment 0 that the machine
+	// itself takes, the host bridge's 0 aside.
+	ReservedSlots() []uint8
+	// Boot builds m and starts its processors. On error nothing of it is left.
+	Boot(ctx context.Context, m Machine) error
+	// AddDisk hot-plugs d at d.At into the running machine. All or nothing.
+	AddDisk(ctx context.Context, d Disk) error
+	// AddNet hot-plugs n at n.At; the taps are the backend's to keep.
+	AddNet(ctx context.Context, n Net) error
+	// RemoveDevice asks the guest to let go of a device and returns at once;
+	// Events.DeviceRemoved follows when it has.
+	RemoveDevice(ctx context.Context, id string) error
+	// PowerButton presses the ACPI power button.
+	PowerButton(ctx context.Context) error
+	// Pause and Resume stop and start the processors.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	// Shutdown ends the running machine and gives everything of it back.
+	Shutdown(ctx context.Context) error
+	// Close ends the machine if there is one and everything the backend started.
+	// It may be called at any time and more than once.
+	Close() error
+}
+
+// Events is how a backend tells what happens by itself. The methods do not
+// block and may be called from any goroutine.
+type Events interface {
+	Activated(id string)     // the guest's driver took the device into use
+	DeviceRemoved(id string) // the guest let go of it; its slot is free again
+	PoweredOff()             // the guest powered itself off
+	Rebooted()               // the guest reset itself
+	Panicked()               // the guest's kernel panicked (pvpanic)
+	Died(err error)          // the machine ended without being asked
+}
+
+// NewBackend makes a backend that reports to e.
+type NewBackend func(e Events) (Backend, error)
+
+// Machine is a VmConfig that passed validation, every device named and placed.
+type Machine struct {
+	VCPUs     int
+	Memory    uint64 // bytes
+	Kernel    string // bzImage or PVH ELF
+	Initramfs string
+	Cmdline   string
+	Disks     []Disk
+	Nets      []Net
+	Vsock     *Vsock
+	Serial    Console // ttyS0
+	Virtio    Console // hvc0
+	RNG       *RNG
+}
+
+// Disk is a raw image or block device at a slot of segment 0.
+type Disk struct {
+	ID       string
+	Path     string
+	ReadOnly bool
+	Serial   string
+	At       hypervisor.BDF
+}
+
+// Net is a virtio network card on taps, one per queue pair.
+type Net struct {
+	ID   string
+	MAC  net.HardwareAddr
+	Taps []*os.File
+	At   hypervisor.BDF
+}
+
+// Vsock is the hybrid vsock device: the host reaches a guest's port through the
+// Unix socket at Socket, by the line "CONNECT <port>".
+type Vsock struct {
+	ID     string
+	CID    uint32
+	Socket string
+	At     hypervisor.BDF
+}
+
+// RNG is the entropy device.
+type RNG struct {
+	Source string
+	At     hypervisor.BDF
+}
+
+// Console says where a console's output goes. Out is nil for a console that is
+// off; a console without a reader has io.Discard.
+type Console struct {
+	Out io.Writer
+	At  hypervisor.BDF // of the virtio console
+}

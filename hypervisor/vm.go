@@ -1,0 +1,107 @@
+// Package hypervisor is the contract between a sandbox and the machine it runs
+// in: what a virtual machine can do, in words that name no VMM.
+//
+// Life of a machine:
+//
+//	Launcher.Launch ──> created ──Boot──> running ──Stop──> gone
+//	                       └────────Stop / VMM died──────────┘
+//
+// Launch starts the VMM's process and describes the machine to it. From then on
+// the caller owns the machine and must Stop it, whatever else fails. A machine
+// is booted once and never restarted: a guest that reboots is a machine that
+// died, because every container in it is lost.
+package hypervisor
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// ErrGone says that the machine no longer exists; to a teardown it is success.
+var ErrGone = fmt.Errorf("virtual machine is gone: %w", errdefs.ErrUnavailable)
+
+// VM is one virtual machine: booted once, stopped once, watched by any number
+// of callers, safe for concurrent use. Once it has died every method but Stop,
+// Wait, Process and Console fails with ErrGone.
+type VM interface {
+	// Boot starts the guest and returns once its virtual processors run. The
+	// agent may be dialled from then on; it need not listen yet.
+	Boot(ctx context.Context) error
+	// HotplugDisk attaches d and says where the guest will find it. It is all
+	// or nothing: on error the disk is not attached, nor will it be later.
+	HotplugDisk(ctx context.Context, d Disk) (BDF, error)
+	// UnplugDisk detaches the disk that was plugged under id and returns when
+	// the guest has let go of it. No such disk: nil.
+	UnplugDisk(ctx context.Context, id string) error
+	// Dial opens one stream to a vsock port of the guest (hybrid vsock). A guest
+	// that does not listen (yet) refuses; the caller retries.
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
+	// Stop ends the machine and removes what it left on the host: process,
+	// sockets, directory. Idempotent; it escalates to SIGKILL and is bounded.
+	Stop(ctx context.Context) error
+	// Wait blocks until the VMM's process has ended, however it ended, and may
+	// be called by many. It returns the context's error if ctx ends first.
+	Wait(ctx context.Context) (Exit, error)
+	// Process identifies the VMM on the host, for the state on disk and as the
+	// pid that containerd is told for every task.
+	Process() Process
+	// Console returns the last lines the guest printed (at most 64 KiB).
+	Console() string
+}
+
+// Launcher makes machines. It is what a sandbox is given by main.
+type Launcher interface {
+	// Launch starts a VMM and describes the machine of spec to it. On error
+	// nothing is left: no process, no socket, no directory.
+	Launch(ctx context.Context, spec Spec) (VM, error)
+}
+
+// Spec describes a machine before it boots. It owns nothing: the files in NICs
+// stay the caller's, who may close them once Launch has returned.
+type Spec struct {
+	ID           string // sandbox id; names the machine's directory
+	NetNS        string // path of the network namespace to launch the VMM in; empty: the caller's
+	CgroupDir    string // directory of the cgroup v2 to launch the VMM in; empty: the caller's
+	VCPUs        uint32
+	MemoryMiB    uint64
+	Kernel       string // path of the guest's kernel
+	Initrd       string // path of the initial ramdisk; empty: none
+	Image        string // path of the root disk; empty: none
+	KernelParams string // added to what the driver itself puts on the command line
+	NICs         []NIC
+	Debug        bool // verbose VMM and guest kernel
+}
+
+// NIC is a network interface of the guest, backed by a tap on the host.
+type NIC struct {
+	ID  string // unique among all devices of the machine, never starting with "__"
+	MAC net.HardwareAddr
+	Tap *os.File // open tap (IFF_TAP|IFF_NO_PI|IFF_VNET_HDR), one queue pair
+}
+
+// Disk is a block device to hot-plug.
+type Disk struct {
+	// ID names the device, at most 63 bytes, never starting with "__" or "_";
+	// an id is not used again in the life of a machine.
+	ID       string
+	Path     string // raw file or block device on the host
+	ReadOnly bool
+	Serial   string // what the guest reads as serial number, at most 20 bytes
+}
+
+// Exit tells how a VMM ended.
+type Exit struct {
+	At     time.Time
+	Reason string // for people: "exit status 0", "signal: killed", "guest rebooted"
+}
+
+// Process identifies a process on this host beyond the reuse of its pid.
+type Process struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"` // clock ticks after boot: field 22 of /proc/PID/stat
+}
