@@ -66,7 +66,6 @@ type Launcher interface {
 type Spec struct {
 	ID           string // sandbox id; names the machine's directory
 	NetNS        string // path of the network namespace to launch the VMM in; empty: the caller's
-	CgroupDir    string // directory of the cgroup v2 to launch the VMM in; empty: the caller's
 	VCPUs        uint32
 	MemoryMiB    uint64
 	Kernel       string // path of the guest's kernel
