@@ -1,0 +1,74 @@
+# Everything is built and tested from here; `make help` lists the targets.
+GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
+TOOLS   := .cache/bin
+GUEST   := .cache/guest
+PROGRAMS := containerd-shim-kata-cc-v2 kata-runtime tardev-snapshotter kata-overlay clh-qemu
+PACKAGES := busybox-static ca-certificates curl fuse3 iproute2 iptables jq qemu-system-x86
+
+export CGO_ENABLED := 0
+export PATH := $(CURDIR)/bin:$(CURDIR)/$(TOOLS):$(dir $(GO)):$(PATH):/usr/sbin:/sbin
+
+.DEFAULT_GOAL := help
+.PHONY: help build test lint race fuzz golden generate conformance e2e soak bench demo guest tools linters deps clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## build our programs into bin/
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/ $(PROGRAMS:%=./cmd/%)
+
+demo: deps build guest tools ## run the example pod in a virtual machine and show its life (KEEP=1, VMM=...)
+	$(GO) run ./test/demo
+
+test: deps build guest tools ## every test, the end-to-end pod included; says what it skipped and why
+	$(GO) run ./test/report -timeout 12m $$($(GO) list ./... | grep -v /test/e2e) -- -timeout 18m ./test/e2e
+
+conformance: build ## the shim binary over ttrpc, without containerd
+	$(GO) run ./test/report -count 1 -timeout 10m ./test/conformance/...
+
+e2e: deps build guest tools ## real containerd, real virtual machines
+	$(GO) run ./test/report -count 1 -timeout 18m ./test/e2e
+
+soak: deps build guest tools ## pods one after another for SOAK (default 30m), counting what they leave
+	KATA_CC_SOAK=$(or $(SOAK),30m) $(GO) test -count 1 -timeout 24h -run TestSoak -v ./test/e2e
+
+race: ## unit tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /test/e2e)
+
+fuzz: ## each fuzz target for FUZZTIME (default 10s)
+	$(GO) run ./test/fuzz -time $(or $(FUZZTIME),10s)
+
+bench: deps build guest tools ## benchmarks and the phases of a pod's start, into docs/performance.md
+	$(GO) run ./test/bench -o docs/performance.md
+
+golden: ## rewrite the golden files; review the change as one of the wire
+	$(GO) test $$(grep -rl --include=*_test.go 'flag.Bool("update"' . | xargs -n1 dirname | sort -u) -update
+
+lint: linters ## gofmt, vet, shadow, staticcheck, errcheck, import rule
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -vettool=$(CURDIR)/$(TOOLS)/shadow ./...
+	staticcheck ./...
+	errcheck -ignoretests -exclude tools/errcheck.txt ./...
+	$(GO) test ./test/layering
+
+generate: linters ## regenerate the checked-in generated code
+	protogen -I agentclient/agentpb -out agentclient/agentpb -plugin $(TOOLS)/protoc-gen-go -plugin $(TOOLS)/protoc-gen-go-ttrpc $(notdir $(wildcard agentclient/agentpb/*.proto))
+	$(GO) generate ./...
+
+linters:
+	@cd tools && $(GO) build -o ../$(TOOLS)/ tool ./protogen
+
+tools: ## build containerd, crictl and CNI plugins for the tests
+	cd test/tools && $(GO) build -o ../../$(TOOLS)/ tool
+
+guest: ## fetch the kernel and build the guest image, fetch vhost-device-vsock
+	$(GO) run ./cmd/guest-image build -o $(GUEST)
+	$(GO) run ./cmd/guest-image tool vhost-device-vsock -o bin
+
+deps: ## install the Debian packages that are missing
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	[ -z "$$missing" ] || { set -x; apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; }
+
+clean: ## remove what was built; downloads stay in .cache
+	rm -rf bin $(GUEST)
