@@ -10,10 +10,12 @@ import (
 	"time"
 )
 
+// ErrNotDir says that what should be a directory is none.
+var ErrNotDir = errors.New("not a directory")
+
 var (
-	errNotDir = errors.New("not a directory")
-	errIsDir  = errors.New("is a directory")
-	errLoop   = errors.New("too many levels of symbolic links")
+	errIsDir = errors.New("is a directory")
+	errLoop  = errors.New("too many levels of symbolic links")
 )
 
 var (

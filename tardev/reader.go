@@ -64,6 +64,9 @@ func Open(r io.ReaderAt, size int64) (*FS, error) {
 // Inodes returns the number of inodes, which are numbered from 1.
 func (f *FS) Inodes() uint64 { return f.inodes }
 
+// Size returns the size in bytes of tar and index.
+func (f *FS) Size() int64 { return int64(f.size) }
+
 // TarSize returns the size in bytes of the tar that the layer begins with.
 func (f *FS) TarSize() int64 { return int64(f.inodeTable) }
 
@@ -117,7 +120,7 @@ func (f *FS) holds(at, n uint64) bool {
 // entries returns how many entries dir has, having checked that they are there.
 func (f *FS) entries(dir *Inode) (uint64, error) {
 	if !dir.IsDir() {
-		return 0, fmt.Errorf("inode %d: %w", dir.Ino, errNotDir)
+		return 0, fmt.Errorf("inode %d: %w", dir.Ino, ErrNotDir)
 	}
 	if dir.Size%dirEntrySize != 0 || !f.holds(dir.offset, dir.Size) {
 		return 0, fmt.Errorf("%w: directory %d has %d bytes at %d", ErrCorrupt, dir.Ino, dir.Size, dir.offset)
