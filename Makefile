@@ -61,6 +61,7 @@ linters:
 
 tools: ## build containerd, crictl and CNI plugins for the tests
 	cd test/tools && $(GO) build -o ../../$(TOOLS)/ tool
+	$(GO) build -trimpath -ldflags '-s -w' -o $(TOOLS)/ ./test/cluster/pause
 
 guest: ## fetch the kernel and build the guest image, fetch vhost-device-vsock
 	$(GO) run ./cmd/guest-image build -o $(GUEST)

@@ -1,0 +1,190 @@
+// Package cluster is a node of its own for tests and for the demo: containerd
+// with CRI, the tardev snapshotter, a CNI bridge and an image registry, all on
+// private directories and sockets, with the runtime handler "kata-cc".
+//
+// Life of a cluster:
+//
+//	Start ──> running ──RunPod, CreateContainer, Exec … RemovePod──> running
+//	                                └──Close──> nothing left on the host
+//
+// Several clusters may run at once: nothing of one is named like anything of
+// another.
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/kata-cc/kata-cc/internal/undo"
+)
+
+// Handler is the CRI runtime handler of confidential pods.
+const Handler = "kata-cc"
+
+// Options say how a cluster differs from the usual one.
+type Options struct {
+	VMM VMM // zero: ChooseVMM("")
+	// Kata is added to the keys of the generated configuration.toml, by table
+	// name: {"agent.kata": {"dial_timeout": 5}}.
+	Kata map[string]map[string]any
+}
+
+// Cluster is a running node. Its methods may be called from several goroutines.
+type Cluster struct {
+	Dir      string // everything it writes, apart from what the runtime keeps under /run
+	Paths    Paths
+	VMM      VMM
+	Registry string // host:port of the registry on loopback
+
+	name    string // unique; names the bridge and the cgroup
+	subnet  string
+	undo    undo.Stack
+	daemons []*daemon
+
+	mu  sync.Mutex
+	ids []string // of sandboxes and containers, ever
+}
+
+// Start brings a cluster up and pulls no image yet. On error nothing is left.
+func Start(ctx context.Context, o Options) (c *Cluster, err error) {
+	p, err := FindPaths()
+	if err != nil {
+		return nil, err
+	}
+	if o.VMM == (VMM{}) {
+		o.VMM = p.ChooseVMM("")
+	}
+	if missing := p.Missing(o.VMM); len(missing) > 0 {
+		return nil, fmt.Errorf("a cluster needs %s", strings.Join(missing, ", "))
+	}
+	id := make([]byte, 3)
+	_, _ = rand.Read(id)
+	c = &Cluster{Paths: p, VMM: o.VMM, name: "kcc" + hex.EncodeToString(id)}
+	c.Dir = filepath.Join(os.TempDir(), "kata-cc-"+hex.EncodeToString(id))
+	defer c.undo.OnError(ctx, &err)
+	steps := []func(context.Context, Options) error{
+		c.makeDirs, c.startRegistry, c.makeNetwork, c.makeCgroup, c.writeFiles, c.startSnapshotter, c.startContainerd,
+	}
+	for _, step := range steps {
+		if err := step(ctx, o); err != nil {
+			return nil, fmt.Errorf("start cluster %s: %w", c.Dir, err)
+		}
+	}
+	return c, nil
+}
+
+// Close removes the pods and then everything else. It may be called again.
+func (c *Cluster) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	return errors.Join(c.RemoveAll(ctx), c.undo.Run(ctx))
+}
+
+// Env is the environment in which crictl, ctr and kata-runtime find this
+// cluster without a flag.
+func (c *Cluster) Env() []string {
+	return append(os.Environ(), c.environment()...)
+}
+
+func (c *Cluster) environment() []string {
+	return []string{
+		"PATH=" + c.Paths.search(),
+		"CONTAINERD_ADDRESS=" + c.socket(),
+		"CRI_CONFIG_FILE=" + filepath.Join(c.Dir, "crictl.yaml"),
+		"KATA_CONF_FILE=" + c.KataConfig(),
+		// Every process that containerd starts inherits this, which is how the
+		// census knows it from those of another cluster.
+		"KATA_CC_CLUSTER=" + c.Dir,
+	}
+}
+
+// EnvFile is a file for a person's shell to source.
+func (c *Cluster) EnvFile() string { return filepath.Join(c.Dir, "env") }
+
+// SnapshotterRoot is where the tardev snapshotter keeps layers and metadata.
+func (c *Cluster) SnapshotterRoot() string { return filepath.Join(c.Dir, "tardev") }
+
+// KataConfig is the runtime's configuration file.
+func (c *Cluster) KataConfig() string { return filepath.Join(c.Dir, "configuration.toml") }
+
+// Logs returns the last lines of every log of the cluster, for a failed step.
+func (c *Cluster) Logs(lines int) string {
+	var b strings.Builder
+	for _, d := range c.daemons {
+		fmt.Fprintf(&b, "--- %s\n%s\n", d.log, tail(d.log, lines))
+	}
+	return b.String()
+}
+
+func (c *Cluster) dir(name string) string { return filepath.Join(c.Dir, name) }
+func (c *Cluster) socket() string         { return c.dir("containerd.sock") }
+func (c *Cluster) tardevSocket() string   { return c.dir("tardev.sock") }
+
+func (c *Cluster) makeDirs(context.Context, Options) error {
+	if err := os.Mkdir(c.Dir, 0o711); err != nil {
+		return err
+	}
+	c.undo.Add(func(context.Context) error { return os.RemoveAll(c.Dir) })
+	for _, d := range []string{"root", "state", "tardev", "log", "spec", "cni", "hosts/" + Host, "opt"} {
+		if err := os.MkdirAll(c.dir(d), 0o711); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) startRegistry(ctx context.Context, _ Options) error {
+	images, err := serveImages()
+	if err != nil {
+		return err
+	}
+	c.undo.Add(func(context.Context) error { return images.server.Close() })
+	c.Registry = images.addr
+	return images.pushAll(ctx, c.Paths)
+}
+
+func (c *Cluster) startSnapshotter(ctx context.Context, _ Options) error {
+	d, err := startDaemon(ctx, c.Env(), c.dir("log/tardev-snapshotter.log"), c.tardevSocket(),
+		filepath.Join(c.Paths.Bin, "tardev-snapshotter"), c.SnapshotterRoot(), c.tardevSocket(), c.socket())
+	return c.own(d, err)
+}
+
+func (c *Cluster) startContainerd(ctx context.Context, _ Options) error {
+	d, err := startDaemon(ctx, c.Env(), c.dir("log/containerd.log"), c.socket(),
+		filepath.Join(c.Paths.Tools, "containerd"), "--config", c.dir("containerd.toml"))
+	if err := c.own(d, err); err != nil {
+		return err
+	}
+	return c.awaitCRI(ctx)
+}
+
+// own keeps a daemon that was started and enters its end into the undo stack.
+func (c *Cluster) own(d *daemon, err error) error {
+	if err != nil {
+		return err
+	}
+	c.daemons = append(c.daemons, d)
+	c.undo.Add(func(context.Context) error { return d.stop() })
+	return nil
+}
+
+// remember notes an id whose traces the census looks for.
+func (c *Cluster) remember(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ids = append(c.ids, id)
+}
+
+func (c *Cluster) known() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.ids)
+}

@@ -1,0 +1,132 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template"
+)
+
+// containerdConfig is what an operator adds to containerd's configuration for
+// kata-cc, and private paths for the rest.
+var containerdConfig = template.Must(template.New("containerd.toml").Parse(`version = 3
+root = '{{.Dir}}/root'
+state = '{{.Dir}}/state'
+temp = '{{.Dir}}/root/tmp'
+
+[debug]
+  level = 'debug'
+
+[proxy_plugins.tardev]
+  type = 'snapshot'
+  address = '{{.TardevSocket}}'
+
+[plugins.'io.containerd.server.v1.grpc']
+  address = '{{.Socket}}'
+[plugins.'io.containerd.server.v1.ttrpc']
+  address = '{{.Socket}}.ttrpc'
+[plugins.'io.containerd.internal.v1.opt']
+  path = '{{.Dir}}/opt'
+[plugins.'io.containerd.nri.v1.nri']
+  disable = true
+
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = 'tardev'
+  disable_snapshot_annotations = false
+  use_local_image_pull = true
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = '{{.Pause}}'
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = '{{.Dir}}/hosts'
+
+[plugins.'io.containerd.cri.v1.runtime']
+  netns_mounts_under_state_dir = true
+  enable_unprivileged_ports = false
+  enable_unprivileged_icmp = false
+  cdi_spec_dirs = []
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ['{{.Tools}}']
+    conf_dir = '{{.Dir}}/cni'
+  [plugins.'io.containerd.cri.v1.runtime'.containerd]
+    default_runtime_name = 'kata-cc'
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.kata-cc]
+      runtime_type = 'io.containerd.kata-cc.v2'
+      snapshotter = 'tardev'
+      privileged_without_host_devices = true
+      pod_annotations = ['io.katacontainers.*']
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.kata-cc.options]
+        ConfigPath = '{{.KataConfig}}'
+`))
+
+// writeFiles writes every configuration file of the cluster.
+func (c *Cluster) writeFiles(_ context.Context, o Options) error {
+	var containerd strings.Builder
+	err := containerdConfig.Execute(&containerd, map[string]string{
+		"Dir": c.Dir, "Socket": c.socket(), "TardevSocket": c.tardevSocket(),
+		"Tools": c.Paths.Tools, "Pause": PauseImage, "KataConfig": c.KataConfig(),
+	})
+	if err != nil {
+		return err
+	}
+	var env strings.Builder
+	for _, e := range c.environment() {
+		key, value, _ := strings.Cut(e, "=")
+		fmt.Fprintf(&env, "export %s='%s'\n", key, value)
+	}
+	files := map[string]string{
+		"containerd.toml":               containerd.String(),
+		"configuration.toml":            c.kata(o.Kata),
+		"cni/10-bridge.conflist":        c.conflist(),
+		"hosts/" + Host + "/hosts.toml": fmt.Sprintf("server = 'http://%[1]s'\n[host.'http://%[1]s']\n  capabilities = ['pull', 'resolve']\n", c.Registry),
+		"crictl.yaml":                   fmt.Sprintf("runtime-endpoint: unix://%[1]s\nimage-endpoint: unix://%[1]s\ntimeout: 120\n", c.socket()),
+		"env":                           env.String(),
+	}
+	for name, text := range files {
+		if err := os.WriteFile(c.dir(name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kata is the runtime's configuration: the least that a node needs, plus the
+// debug console, plus what the caller adds.
+func (c *Cluster) kata(more map[string]map[string]any) string {
+	tables := map[string]map[string]any{
+		"hypervisor.clh": {
+			"path":                c.VMM.Path,
+			"kernel":              filepath.Join(c.Paths.Guest, "vmlinuz"),
+			"initrd":              filepath.Join(c.Paths.Guest, "initrd.img"),
+			"shared_fs":           "none",
+			"block_device_driver": "virtio-blk",
+			"default_vcpus":       1,
+			"default_memory":      512,
+		},
+		"agent.kata": {"debug_console_enabled": true, "dial_timeout": 60},
+		"runtime":    {"internetworking_model": "tcfilter", "disable_guest_seccomp": true, "enable_debug": true},
+	}
+	for table, keys := range more {
+		if tables[table] == nil {
+			tables[table] = map[string]any{}
+		}
+		maps.Copy(tables[table], keys)
+	}
+	var b strings.Builder
+	for _, table := range slices.Sorted(maps.Keys(tables)) {
+		fmt.Fprintf(&b, "[%s]\n", table)
+		for _, key := range slices.Sorted(maps.Keys(tables[table])) {
+			value := tables[table][key]
+			if s, ok := value.(string); ok {
+				value = strconv.Quote(s)
+			}
+			fmt.Fprintf(&b, "%s = %v\n", key, value)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
