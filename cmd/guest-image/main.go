@@ -1,0 +1,36 @@
+// Command guest-image builds what the guest boots from, and fetches programs
+// that only another suite of Debian has.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v3"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command().Run(ctx, os.Args); err != nil {
+		fmt.Fprintln(os.Stderr, "guest-image:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cli.Command {
+	return &cli.Command{
+		Name:  "guest-image",
+		Usage: "build the guest's kernel and initial ramdisk; fetch helper programs",
+		Flags: []cli.Flag{
+			&cli.StringFlag{
+				Name: "cache", Value: ".cache/debian",
+				Usage: "private apt `DIR` for package lists and packages",
+			},
+		},
+		Commands: []*cli.Command{buildCommand(), toolCommand()},
+	}
+}

@@ -1,0 +1,267 @@
+// Package image builds what a guest boots from: a kernel and an initial
+// ramdisk with the agent as its /init, from Debian packages that are fetched
+// and never installed. The same packages and the same agent give the same bytes.
+package image
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/kata-cc/kata-cc/guest/image/cpio"
+	"github.com/kata-cc/kata-cc/guest/image/debian"
+)
+
+// Names of the files that Build writes.
+const (
+	KernelFile   = "vmlinuz"
+	InitrdFile   = "initrd.img"
+	ManifestFile = "manifest.json"
+)
+
+// programs are the packages of the guest's programs and where their files are:
+// Debian moved / into /usr after bookworm.
+var programs = []struct{ pkg, guest, before, after string }{
+	{"crun", "/usr/bin/crun", "/usr/bin/crun", "/bin/crun"},
+	{"dmsetup", "/sbin/dmsetup", "/sbin/dmsetup", "/usr/sbin/dmsetup"},
+}
+
+const busyboxPackage = "busybox-static"
+
+// Options of a build.
+type Options struct {
+	// Apt is where packages come from.
+	Apt *debian.Apt
+	// Agent is the agent's executable: a static x86-64 ELF program.
+	Agent []byte
+	// Compression of the ramdisk.
+	Compression Compression
+	// Modified is the time stamp of every file in the ramdisk.
+	Modified time.Time
+	// Progress gets a line per step; nil: none.
+	Progress io.Writer
+}
+
+// Image is a kernel and a ramdisk in memory.
+type Image struct {
+	Kernel, Initrd []byte
+	Manifest       Manifest
+}
+
+// Build makes an image. Packages that are not in apt's directory yet are
+// fetched; nothing else is touched.
+func Build(ctx context.Context, o Options) (*Image, error) {
+	if o.Progress == nil {
+		o.Progress = io.Discard
+	}
+	if err := checkAgent(o.Agent); err != nil {
+		return nil, err
+	}
+	var k kernel
+	var packages []debian.Package
+	var files map[string]debian.File
+	err := o.Apt.Retry(ctx, func() (err error) {
+		k, packages, files, err = gather(ctx, o.Apt)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(o.Progress, "putting together the guest image, kernel %s\n", k.modules.release)
+	t, boot, err := assemble(ctx, o.Agent, k, files)
+	if err != nil {
+		return nil, err
+	}
+	initrd, unpacked, err := pack(t, o)
+	if err != nil {
+		return nil, err
+	}
+	m := Manifest{
+		Kernel: KernelInfo{
+			Release: k.modules.release, Package: origin(k.pkg),
+			SHA256: sum(k.vmlinuz.Data), Size: len(k.vmlinuz.Data),
+		},
+		Initrd: InitrdInfo{
+			Compression: o.Compression, SHA256: sum(initrd),
+			Size: int64(len(initrd)), Unpacked: unpacked,
+		},
+		Packages: t.used(packages),
+		Files:    t.files(),
+	}
+	for _, mod := range boot {
+		m.Modules = append(m.Modules, mod.name)
+	}
+	return &Image{Kernel: k.vmlinuz.Data, Initrd: initrd, Manifest: m}, nil
+}
+
+// checkAgent refuses what could not be the first program of the guest.
+func checkAgent(agent []byte) error {
+	needed, interpreter, err := linkage(agent)
+	if err != nil {
+		return fmt.Errorf("agent: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if interpreter != "" || len(needed) > 0 {
+		return fmt.Errorf("agent: needs %s %s, but must be static: %w",
+			interpreter, strings.Join(needed, " "), errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// gather fetches and reads all packages.
+func gather(ctx context.Context, apt *debian.Apt) (kernel, []debian.Package, map[string]debian.File, error) {
+	kernelPkg, err := kernelPackage(ctx, apt)
+	if err != nil {
+		return kernel{}, nil, nil, err
+	}
+	names := []string{busyboxPackage}
+	places := map[string]bool{"/bin/busybox": true, "/usr/bin/busybox": true}
+	for _, p := range programs {
+		names = append(names, p.pkg)
+		places[p.before], places[p.after] = true, true
+	}
+	packages, err := apt.WithLibraries(ctx, names...)
+	if err != nil {
+		return kernel{}, nil, nil, err
+	}
+	files := map[string]debian.File{}
+	for _, p := range packages {
+		some, err := apt.Open(ctx, p, func(name string) bool { return places[name] || isLibrary(name) })
+		if err != nil {
+			return kernel{}, nil, nil, err
+		}
+		for name, f := range some {
+			files[name] = f
+		}
+	}
+	k, err := openKernel(ctx, apt, kernelPkg)
+	if err != nil {
+		return kernel{}, nil, nil, err
+	}
+	return k, append(packages, kernelPkg), files, nil
+}
+
+// assemble makes the guest's file system and says which modules it boots with.
+func assemble(ctx context.Context, agent []byte, k kernel, files map[string]debian.File) (tree, []module, error) {
+	t := tree{}
+	if err := t.file("/init", 0o755, agent, "agent"); err != nil {
+		return nil, nil, err
+	}
+	if err := t.addSkeleton(); err != nil {
+		return nil, nil, err
+	}
+	chosen := map[string]debian.File{}
+	for _, p := range programs {
+		f, err := pick(files, p.before, p.after)
+		if err != nil {
+			return nil, nil, fmt.Errorf("package %s: %w", p.pkg, err)
+		}
+		chosen[p.guest] = f
+	}
+	if err := t.addPrograms(files, chosen); err != nil {
+		return nil, nil, err
+	}
+	busybox, err := pick(files, "/bin/busybox", "/usr/bin/busybox")
+	if err != nil {
+		return nil, nil, fmt.Errorf("package %s: %w", busyboxPackage, err)
+	}
+	if err := t.addBusybox(ctx, busybox); err != nil {
+		return nil, nil, err
+	}
+	boot, err := k.modules.order(ctx, bootModules)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := k.modules.order(ctx, append(append([]string{}, bootModules...), spareModules...))
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, boot, t.addModules(k.modules.release, boot, all)
+}
+
+// pick resolves the first of the paths that is there.
+func pick(files map[string]debian.File, paths ...string) (debian.File, error) {
+	for _, p := range paths {
+		if _, there := files[p]; there {
+			return debian.Resolve(files, p)
+		}
+	}
+	return debian.File{}, fmt.Errorf("no file %s: %w", strings.Join(paths, " or "), errdefs.ErrNotFound)
+}
+
+// pack makes the ramdisk and says how long its archive is uncompressed.
+func pack(t tree, o Options) (initrd []byte, unpacked int64, err error) {
+	var out bytes.Buffer
+	w, err := o.Compression.writer(&out)
+	if err != nil {
+		return nil, 0, err
+	}
+	count := &counter{w: w}
+	if err := cpio.Write(count, t.entries(), o.Modified); err != nil {
+		return nil, 0, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, 0, fmt.Errorf("compress the ramdisk: %w", err)
+	}
+	return out.Bytes(), count.n, nil
+}
+
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+// WriteTo writes the image's files into a directory, each under a temporary
+// name first, so that a machine that boots meanwhile never reads half of one.
+// Files that already have the right bytes are left alone.
+func (i *Image) WriteTo(dir string) error {
+	manifest, err := i.Manifest.JSON()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("write guest image: %w", err)
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{KernelFile, i.Kernel}, {InitrdFile, i.Initrd}, {ManifestFile, manifest}} {
+		if err := replace(filepath.Join(dir, f.name), f.data); err != nil {
+			return fmt.Errorf("write guest image: %w", err)
+		}
+	}
+	return nil
+}
+
+func replace(file string, data []byte) error {
+	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Chmod(f.Name(), 0o644)
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	return err
+}
