@@ -18,3 +18,9 @@ func (c *Cluster) VMInfo(ctx context.Context, sandbox, filter string) (string, e
 func VMInfoCommand(sandbox, filter string) string {
 	return fmt.Sprintf("curl -s --unix-socket %s/clh-api.sock http://localhost/api/v1/vm.info | jq '%s'", VMDir(sandbox), filter)
 }
+
+// Guest runs a line of shell as root in the sandbox's guest, outside every
+// container, over the debug console.
+func (c *Cluster) Guest(ctx context.Context, sandbox, line string) (string, error) {
+	return c.run(ctx, line+"\nexit\n", "kata-runtime", "exec", sandbox)
+}
