@@ -160,7 +160,7 @@ func (c *Cluster) startSnapshotter(ctx context.Context, _ Options) error {
 func (c *Cluster) startContainerd(ctx context.Context, _ Options) error {
 	d, err := startDaemon(ctx, c.Env(), c.dir("log/containerd.log"), c.socket(),
 		filepath.Join(c.Paths.Tools, "containerd"), "--config", c.dir("containerd.toml"))
-	if err := c.own(d, err); err != nil {
+	if err = c.own(d, err); err != nil {
 		return err
 	}
 	return c.awaitCRI(ctx)

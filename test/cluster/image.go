@@ -165,7 +165,7 @@ func serveImages() (*images, error) {
 		return nil, err
 	}
 	s := &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}
-	go s.Serve(l) //nolint:errcheck // ends with Close
+	go s.Serve(l) // ends with Close
 	return &images{addr: l.Addr().String(), server: s}, nil
 }
 

@@ -38,7 +38,7 @@ func kvmWorks() bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close() //nolint:errcheck
+	defer f.Close()
 	const getAPIVersion = 0xae00
 	version, err := unix.IoctlRetInt(int(f.Fd()), getAPIVersion)
 	return err == nil && version == 12

@@ -80,7 +80,7 @@ func (s *story) container(ctx context.Context) (err error) {
 		return err
 	}
 	line := fmt.Sprintf("crictl logs %.13s", s.hello)
-	if err := s.await(ctx, line, "hello from Linux"); err != nil {
+	if err = s.await(ctx, line, "hello from Linux"); err != nil {
 		return err
 	}
 	if out, err = s.show(ctx, line); err != nil {
@@ -132,7 +132,7 @@ func (s *story) network(ctx context.Context) error {
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "hello from the host\n")
 	})}
-	go server.Serve(l) //nolint:errcheck // ends with Close
+	go server.Serve(l) // ends with Close
 	defer server.Close()
 	out, err = s.show(ctx, fmt.Sprintf("crictl exec %.13s /bin/busybox wget -q -O - http://%s/", s.example, l.Addr()))
 	s.must(strings.Contains(out, "hello from the host"), "the pod fetches a page from the host")
@@ -161,7 +161,7 @@ func (s *story) removal(ctx context.Context) error {
 	}
 	s.step("Removal", "Everything that the pod held on the host goes away with it.")
 	for _, line := range []string{"crictl stopp " + s.sandbox, "crictl rmp " + s.sandbox} {
-		if _, err := s.show(ctx, line); err != nil {
+		if _, err = s.show(ctx, line); err != nil {
 			return err
 		}
 	}

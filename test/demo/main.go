@@ -80,7 +80,7 @@ func finish(ctx context.Context, t *teller) error {
 	if len(left) > 0 {
 		err = errors.Join(err, fmt.Errorf("the demo left this behind:\n%s", left))
 	}
-	if err := errors.Join(err, censusErr); err != nil {
+	if err = errors.Join(err, censusErr); err != nil {
 		return err
 	}
 	if len(t.failed) > 0 {

@@ -47,7 +47,7 @@ func (s *story) image(ctx context.Context) error {
 		Config struct{ Digest string }
 		Layers []struct{ Digest string }
 	}
-	if err := json.Unmarshal([]byte(out), &manifest); err != nil {
+	if err = json.Unmarshal([]byte(out), &manifest); err != nil {
 		return err
 	}
 	config, err := s.show(ctx, "curl -s "+blob+"/blobs/"+manifest.Config.Digest+" | jq '{ config: .config, rootfs: .rootfs }'")
@@ -133,18 +133,18 @@ func (s *story) pod(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := s.show(ctx, "cat "+containerFile); err != nil {
+	if _, err = s.show(ctx, "cat "+containerFile); err != nil {
 		return err
 	}
 	began := time.Now()
 	s.prompt("$", fmt.Sprintf("crictl runp --runtime %s %s", cluster.Handler, podFile))
 	s.sandbox, err = s.cluster.RunPod(ctx, pod)
-	if err := s.print(s.sandbox, err); err != nil {
+	if err = s.print(s.sandbox, err); err != nil {
 		return err
 	}
 	s.prompt("$", fmt.Sprintf("crictl create %.13s %s %s", s.sandbox, containerFile, podFile))
 	s.example, err = s.cluster.CreateContainer(ctx, s.sandbox, pod, container)
-	if err := s.print(s.example, err); err != nil {
+	if err = s.print(s.example, err); err != nil {
 		return err
 	}
 	if _, err := s.show(ctx, "crictl start "+s.example); err != nil {
