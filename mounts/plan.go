@@ -1,0 +1,129 @@
+// Package mounts decides what a container needs in the guest: which layers as
+// disks, which files as copies, and every word of the request that creates it.
+// All of it is decided from the bundle alone, before anything is done, so that
+// the request which the guest's policy will judge can be tested byte for byte.
+//
+//	spec, rootfs ──New──> Plan {Disks, Files} ──plug, copy──> Request(sources)
+package mounts
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/hypervisor"
+)
+
+// Paths in the guest. The agent and generated policies know them.
+const (
+	sharedDir    = "/run/kata-containers/shared/containers/"
+	layersDir    = "/run/kata-containers/sandbox/layers/"
+	ephemeralDir = "/run/kata-containers/sandbox/ephemeral/"
+	shmDir       = "/run/kata-containers/sandbox/shm"
+)
+
+// Options says for whom a Plan is made.
+type Options struct {
+	SandboxID   string
+	ContainerID string
+	Bundle      string // path of the bundle on the host; the guest sees it as an annotation
+	Type        ContainerType
+	// DisableGuestSeccomp leaves the seccomp profile out.
+	DisableGuestSeccomp bool
+	// Sources tells what the sources of bind mounts are, as Inspect finds them.
+	// One that is missing here counts as a regular file or directory.
+	Sources map[string]Source
+	// NetNS is the path of the sandbox's network namespace; the pause container
+	// carries it as an annotation.
+	NetNS string
+	// KernelModules are loaded in the guest when the sandbox is made; each is a
+	// name and its parameters, separated by blanks.
+	KernelModules []string
+	// Random gives 16 hexadecimal digits for the name of a copy in the guest;
+	// nil: from crypto/rand.
+	Random func() string
+}
+
+// Plan is what a container needs in the guest.
+type Plan struct {
+	// Disks are the layers to plug, the top one first: the order of lowerdir. The
+	// same layer has the same disk id in every container.
+	Disks []hypervisor.Disk
+	// Files are copied before the request is sent.
+	Files []File
+
+	request *agentpb.CreateContainerRequest
+	layers  []*agentpb.Storage // in the order of Disks; source still empty
+}
+
+// File is a file or directory of the host that the guest gets a copy of.
+type File struct {
+	HostPath  string
+	GuestPath string
+}
+
+// New plans a container. It neither touches the host nor keeps spec. What cannot
+// be carried into the guest is refused by name (ErrInvalidArgument,
+// ErrNotImplemented): nothing is left out in silence.
+func New(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
+	p, err := newPlan(spec, rootfs, o)
+	if err != nil {
+		return nil, fmt.Errorf("plan container %s: %w", o.ContainerID, err)
+	}
+	return p, nil
+}
+
+func newPlan(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
+	layers, err := parseRootfs(rootfs)
+	if err != nil {
+		return nil, err
+	}
+	oci, err := guestSpec(spec, o)
+	if err != nil {
+		return nil, err
+	}
+	volumes, err := planVolumes(spec.Mounts, o)
+	if err != nil {
+		return nil, err
+	}
+	rootPath := sharedDir + o.ContainerID
+	oci.Root = &agentpb.Root{Path: rootPath, Readonly: spec.Root != nil && spec.Root.Readonly}
+	oci.Mounts = volumes.mounts
+
+	p := &Plan{Files: volumes.files}
+	for _, l := range layers {
+		p.Disks = append(p.Disks, hypervisor.Disk{ID: l.diskID(), Path: l.path(), ReadOnly: true, Serial: l.name[:20]})
+		p.layers = append(p.layers, &agentpb.Storage{
+			Driver: "blk", Fstype: l.fstype, Options: l.options, MountPoint: layersDir + l.name,
+		})
+	}
+	overlay := &agentpb.Storage{
+		Driver: "overlayfs", Source: "none", Fstype: rootfs[0].Type, Options: append([]string(nil), rootfs[0].Options...), MountPoint: rootPath,
+	}
+	p.request = &agentpb.CreateContainerRequest{
+		ContainerId: o.ContainerID, ExecId: o.ContainerID, OCI: oci,
+		SandboxPidns: sharesPIDs(spec),
+	}
+	p.request.Storages = append(p.request.Storages, p.layers...)
+	p.request.Storages = append(p.request.Storages, overlay)
+	p.request.Storages = append(p.request.Storages, volumes.storages...)
+	return p, nil
+}
+
+// Request completes the request that creates the container: sources has, for
+// each disk id of the plan, where the guest will find the disk, in the form that
+// its agent reads (BDF or PCI path).
+func (p *Plan) Request(sources map[string]string) (*agentpb.CreateContainerRequest, error) {
+	r := proto.CloneOf(p.request)
+	for i, d := range p.Disks {
+		source := sources[d.ID]
+		if source == "" {
+			return nil, fmt.Errorf("container %s: no position for disk %s (%s): %w", r.GetContainerId(), d.ID, d.Path, errdefs.ErrInvalidArgument)
+		}
+		r.Storages[i].Source = source // layers come first
+	}
+	return r, nil
+}

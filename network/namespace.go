@@ -1,0 +1,161 @@
+package network
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// The kernel answers EBUSY for a moment while a qdisc is being taken away.
+const (
+	busyAttempts = 5
+	busyPause    = 10 * time.Millisecond // times the attempt
+)
+
+// errNoNamespace says that a path names no network namespace (any more).
+var errNoNamespace = fmt.Errorf("no network namespace: %w", errdefs.ErrNotFound)
+
+// namespaceDir holds the namespaces that Create makes, and those of CNI;
+// namePrefix is what policies expect of a namespace that is not from CNI.
+const (
+	namespaceDir = "/var/run/netns"
+	namePrefix   = "cnitest-"
+)
+
+// within runs do on a thread that is in the namespace. The host's own namespace
+// is refused: its links are not a pod's to take.
+func within(path string, do func(*netlink.Handle) error) error {
+	target, err := open(path)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	for _, host := range []string{"/proc/thread-self/ns/net", "/proc/1/ns/net"} {
+		ns, err := netns.GetFromPath(host)
+		if err != nil {
+			continue // without /proc of the first process there is nothing to compare with
+		}
+		same := ns.Equal(target)
+		ns.Close()
+		if same {
+			return fmt.Errorf("it is the network namespace of the host: %w", errdefs.ErrInvalidArgument)
+		}
+	}
+	return onThread(func() error {
+		if err := netns.Set(target); err != nil {
+			return fmt.Errorf("enter: %w", err)
+		}
+		h, err := netlink.NewHandle()
+		if err != nil {
+			return fmt.Errorf("open netlink: %w", err)
+		}
+		defer h.Close()
+		return do(h)
+	})
+}
+
+func open(path string) (netns.NsHandle, error) {
+	var fsys unix.Statfs_t
+	err := unix.Statfs(path, &fsys)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && fsys.Type != unix.NSFS_MAGIC {
+		return netns.None(), fmt.Errorf("%s: %w", path, errNoNamespace)
+	}
+	if err != nil {
+		return netns.None(), &fs.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	return netns.GetFromPath(path)
+}
+
+// onThread runs do on a thread of its own, which may change its network
+// namespace. The thread returns to the old one; if it cannot, it is given up.
+func onThread(do func() error) error {
+	failed := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // a goroutine that ends locked takes its thread along
+		before, err := netns.Get()
+		if err != nil {
+			failed <- fmt.Errorf("look up own network namespace: %w", err)
+			return
+		}
+		defer before.Close()
+		err = do()
+		if netns.Set(before) == nil {
+			runtime.UnlockOSThread()
+		}
+		failed <- err
+	}()
+	return <-failed
+}
+
+// Path is where Create puts the namespace of a sandbox.
+func Path(sandboxID string) string {
+	h := sha256.Sum256([]byte(sandboxID))
+	return filepath.Join(namespaceDir, fmt.Sprintf("%s%x-%x-%x-%x-%x", namePrefix, h[:4], h[4:6], h[6:8], h[8:10], h[10:16]))
+}
+
+// Create makes a network namespace with nothing but a loopback link, for a
+// sandbox that was given none, and returns its path, which is Path's.
+func Create(sandboxID string) (path string, err error) {
+	path = Path(sandboxID)
+	fail := func(err error) (string, error) {
+		return "", fmt.Errorf("create network namespace %s: %w", path, err)
+	}
+	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
+		return fail(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if errors.Is(err, fs.ErrExist) {
+		return fail(fmt.Errorf("%w: %w", err, errdefs.ErrAlreadyExists))
+	}
+	if err != nil {
+		return fail(err)
+	}
+	f.Close()
+	err = onThread(func() error {
+		ns, err := netns.New()
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if lo, err := netlink.LinkByName("lo"); err != nil {
+			return fmt.Errorf("look up lo: %w", err)
+		} else if err := netlink.LinkSetUp(lo); err != nil {
+			return fmt.Errorf("set lo up: %w", err)
+		}
+		return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+	})
+	if err != nil {
+		return fail(errors.Join(err, os.Remove(path)))
+	}
+	return path, nil
+}
+
+// Delete removes a namespace that Create made. It is idempotent, and refuses any
+// other path.
+func Delete(path string) error {
+	if filepath.Dir(path) != namespaceDir || !strings.HasPrefix(filepath.Base(path), namePrefix) {
+		return fmt.Errorf("delete network namespace %s: not one that was created for a sandbox: %w", path, errdefs.ErrInvalidArgument)
+	}
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		err = nil // not mounted (any more)
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete network namespace %s: %w", path, err)
+	}
+	return nil
+}
