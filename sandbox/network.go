@@ -1,0 +1,80 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/kata-cc/kata-cc/agentclient"
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/network"
+)
+
+// configureNetwork makes the guest take over the addresses, routes and
+// neighbours of the pod's network namespace. Generated policies refuse
+// neighbours, so none are sent where there are none.
+func configureNetwork(ctx context.Context, agent *agentclient.Client, n *network.Network) error {
+	for _, i := range n.Interfaces {
+		if _, err := agent.UpdateInterface(ctx, &agentpb.UpdateInterfaceRequest{Interface: guestInterface(i)}); err != nil {
+			return fmt.Errorf("configure interface %s: %w", i.Name, err)
+		}
+	}
+	if len(n.Routes) > 0 {
+		routes := &agentpb.Routes{}
+		for _, r := range n.Routes {
+			routes.Routes = append(routes.Routes, guestRoute(r))
+		}
+		if _, err := agent.UpdateRoutes(ctx, &agentpb.UpdateRoutesRequest{Routes: routes}); err != nil {
+			return fmt.Errorf("configure %d routes: %w", len(n.Routes), err)
+		}
+	}
+	if len(n.Neighbors) > 0 {
+		neighbors := &agentpb.ARPNeighbors{}
+		for _, h := range n.Neighbors {
+			neighbors.ARPNeighbors = append(neighbors.ARPNeighbors, guestNeighbor(h))
+		}
+		if err := agent.AddARPNeighbors(ctx, &agentpb.AddARPNeighborsRequest{Neighbors: neighbors}); err != nil {
+			return fmt.Errorf("configure %d neighbours: %w", len(n.Neighbors), err)
+		}
+	}
+	return nil
+}
+
+func family(v6 bool) agentpb.IPFamily {
+	if v6 {
+		return agentpb.IPFamily_v6
+	}
+	return agentpb.IPFamily_v4
+}
+
+func guestInterface(i network.Interface) *agentpb.Interface {
+	g := &agentpb.Interface{
+		Name: i.Name, Device: i.Name, HwAddr: i.MAC.String(), Mtu: uint64(i.MTU), RawFlags: i.Flags, Type: i.Type,
+	}
+	for _, a := range i.Addresses {
+		g.IPAddresses = append(g.IPAddresses, &agentpb.IPAddress{
+			Family: family(a.Addr().Is6()), Address: a.Addr().String(), Mask: fmt.Sprint(a.Bits()),
+		})
+	}
+	return g
+}
+
+func guestRoute(r network.Route) *agentpb.Route {
+	g := &agentpb.Route{Device: r.Device, Scope: r.Scope, Family: family(r.IPv6), Flags: r.Flags, Mtu: r.MTU}
+	if r.Dest.IsValid() {
+		g.Dest = r.Dest.String()
+	}
+	if r.Gateway.IsValid() {
+		g.Gateway = r.Gateway.String()
+	}
+	if r.Source.IsValid() {
+		g.Source = r.Source.String()
+	}
+	return g
+}
+
+func guestNeighbor(n network.Neighbor) *agentpb.ARPNeighbor {
+	return &agentpb.ARPNeighbor{
+		ToIPAddress: &agentpb.IPAddress{Family: family(n.IP.Is6()), Address: n.IP.String()},
+		Device:      n.Device, Lladdr: n.MAC.String(), State: n.State, Flags: n.Flags,
+	}
+}

@@ -1,0 +1,238 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/kata-cc/kata-cc/agentclient"
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/network"
+)
+
+// Start launches and boots the machine and waits until its agent is ready for
+// containers. If it fails, or ctx ends, nothing is left.
+func (s *Sandbox) Start(ctx context.Context) error {
+	if err := s.move(New, Starting); err != nil {
+		return err
+	}
+	err := s.boot(ctx)
+	if err == nil {
+		err = s.move(Starting, Running) // fails if the machine died under us
+	}
+	close(s.settled)
+	if err != nil {
+		return errors.Join(fmt.Errorf("start sandbox %s: %w", s.o.ID, err), s.Stop(context.WithoutCancel(ctx)))
+	}
+	go s.watchAgent()
+	go s.watchHealth()
+	go s.watchMemory()
+	return nil
+}
+
+// phases are how long the parts of a start took, for the log.
+type phases struct {
+	last   time.Time
+	fields log.Fields
+}
+
+func newPhases() *phases { return &phases{last: time.Now(), fields: log.Fields{}} }
+
+// done ends a phase.
+func (p *phases) done(name string) {
+	now := time.Now()
+	p.fields[name] = now.Sub(p.last)
+	p.last = now
+}
+
+func (s *Sandbox) boot(ctx context.Context) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	began, clock := time.Now(), newPhases()
+
+	if err := s.prepareHost(ctx); err != nil {
+		return err
+	}
+	clock.done("network")
+	if err := s.launch(ctx); err != nil {
+		return err
+	}
+	clock.done("vmm")
+	if err := s.vm.Boot(ctx); err != nil {
+		return s.withConsole(fmt.Errorf("boot the virtual machine: %w", err))
+	}
+	clock.done("boot")
+	if err := s.connect(ctx); err != nil {
+		return s.withConsole(err)
+	}
+	clock.done("agent")
+	if err := s.prepareGuest(ctx); err != nil {
+		return err
+	}
+	clock.done("guest")
+	clock.fields["duration"] = time.Since(began)
+	log.G(ctx).WithFields(clock.fields).Info("sandbox started")
+	return nil
+}
+
+// prepareHost writes the record and makes what the VMM is launched into.
+func (s *Sandbox) prepareHost(ctx context.Context) error {
+	record := Record{ID: s.o.ID, NetNS: s.o.NetNS}
+	if s.o.CgroupsPath != "" {
+		path, err := cgroupPath(s.o.CgroupsPath)
+		if err != nil {
+			return err
+		}
+		record.Cgroup, record.MadeTop = path, path
+	}
+	s.undo.Add(func(context.Context) error { return removeRecord(s.o.StateDir, s.o.ID) })
+	if err := s.keep(record); err != nil {
+		return err
+	}
+
+	if s.o.NetNS != "" {
+		s.undo.Add(func(ctx context.Context) error { return network.Detach(ctx, s.o.NetNS) })
+		n, err := network.Attach(ctx, s.o.NetNS)
+		if err != nil {
+			return err
+		}
+		s.network = n
+		s.undo.Add(func(context.Context) error { return n.CloseTaps() })
+	}
+	if record.Cgroup != "" {
+		top, err := makeCgroup(ctx, record.Cgroup)
+		if err != nil {
+			return err
+		}
+		s.undo.Add(func(ctx context.Context) error { return removeCgroup(ctx, record.Cgroup, top) })
+		record.MadeTop = top
+		return s.keep(record)
+	}
+	return nil
+}
+
+// keep replaces the record, in memory and on disk.
+func (s *Sandbox) keep(r Record) error {
+	if err := r.write(s.o.StateDir); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.record = r
+	return nil
+}
+
+// launch starts the VMM, enters it in the record and in the cgroup.
+func (s *Sandbox) launch(ctx context.Context) error {
+	spec := s.o.Machine
+	spec.ID, spec.NetNS = s.o.ID, s.o.NetNS
+	if s.network != nil {
+		spec.NICs = s.network.NICs
+	}
+	vm, err := s.o.Launcher.Launch(ctx, spec)
+	if err != nil {
+		return fmt.Errorf("launch the virtual machine: %w", err)
+	}
+	s.vm = vm
+	s.undo.Add(vm.Stop)
+	go s.watchMachine()
+
+	s.mu.Lock()
+	record := s.record
+	s.mu.Unlock()
+	record.VMM = vm.Process()
+	if err := s.keep(record); err != nil {
+		return err
+	}
+	if record.Cgroup != "" {
+		if err := joinCgroup(record.Cgroup, record.VMM.PID); err != nil {
+			return err
+		}
+	}
+	if s.network != nil {
+		return s.network.CloseTaps()
+	}
+	return nil
+}
+
+// connect waits for the agent.
+func (s *Sandbox) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.o.DialTimeout,
+		fmt.Errorf("dial timeout of %v: %w", s.o.DialTimeout, context.DeadlineExceeded))
+	defer cancel()
+	var options []agentclient.Option
+	if s.o.CreateTimeout > 0 {
+		options = append(options, agentclient.WithCreateTimeout(s.o.CreateTimeout))
+	}
+	agent, err := agentclient.Connect(ctx, s.dialAgent, options...)
+	if err != nil {
+		return err
+	}
+	s.agent = agent
+	s.undo.Add(func(context.Context) error { return agent.Close() })
+	s.undo.Add(s.destroyGuest)
+	return nil
+}
+
+// prepareGuest makes the guest ready for containers. The policy comes first: it
+// decides whether anything else is allowed.
+func (s *Sandbox) prepareGuest(ctx context.Context) error {
+	if s.o.Policy != "" {
+		if err := s.agent.SetPolicy(ctx, &agentpb.SetPolicyRequest{Policy: s.o.Policy}); err != nil {
+			return fmt.Errorf("set the policy: %w", err)
+		}
+	}
+	if s.network != nil {
+		if err := configureNetwork(ctx, s.agent, s.network); err != nil {
+			return err
+		}
+	}
+	if err := s.agent.CreateSandbox(ctx, s.o.Request); err != nil {
+		return fmt.Errorf("prepare the guest: %w", err)
+	}
+	details, err := s.agent.GetGuestDetails(ctx, &agentpb.GuestDetailsRequest{MemBlockSize: true, MemHotplugProbe: true})
+	if err != nil {
+		return fmt.Errorf("ask the guest about itself: %w", err)
+	}
+	version := details.GetAgentDetails().GetVersion()
+	s.position = positionFor(version)
+	log.G(ctx).WithField("agent", version).Debug("agent is ready")
+	return nil
+}
+
+// positionFor chooses how a disk's place is told to an agent of the given
+// version: those before 4 read a PCI address, later ones a PCI path.
+func positionFor(version string) func(hypervisor.BDF) (string, error) {
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err == nil && n >= 4 {
+		return hypervisor.BDF.PCIPath
+	}
+	return func(b hypervisor.BDF) (string, error) {
+		if b == (hypervisor.BDF{}) {
+			return "", fmt.Errorf("the VMM gave no PCI position: %w", errdefs.ErrInternal)
+		}
+		return b.String(), nil
+	}
+}
+
+// consoleLines is how much of the guest's console an error shows.
+const consoleLines = 15
+
+// withConsole adds the last lines of the guest's console to an error.
+func (s *Sandbox) withConsole(err error) error {
+	lines := strings.FieldsFunc(s.vm.Console(), func(r rune) bool { return r == '\n' || r == '\r' })
+	if len(lines) == 0 {
+		return fmt.Errorf("%w; the guest's console is empty", err)
+	}
+	if n := len(lines) - consoleLines; n > 0 {
+		lines = lines[n:]
+	}
+	return fmt.Errorf("%w; the guest's console ends with:\n%s", err, strings.Join(lines, "\n"))
+}

@@ -1,0 +1,48 @@
+package sandbox
+
+import "time"
+
+// How long each thing may take before what comes next is tried. What an agent's
+// request may take is agentclient's to say.
+const (
+	// defaultDialTimeout bounds the wait for the agent after Boot where Options
+	// does not say otherwise.
+	defaultDialTimeout = 45 * time.Second
+
+	// signalTimeout bounds one signal's way to the guest.
+	signalTimeout = 10 * time.Second
+	// killTimeout is how long a process may outlive a SIGKILL before its virtual
+	// machine is stopped instead.
+	killTimeout = 10 * time.Second
+	// drainTimeout bounds how long the output of a process that is known to be
+	// dead is still copied: a reader that went away must not hide the exit.
+	drainTimeout = 3 * time.Second
+	// execGrace is how long the exit of a container waits for those of its execs.
+	execGrace = 2 * time.Second
+
+	// removeTimeout bounds RemoveContainer.
+	removeTimeout = 20 * time.Second
+	// destroyTimeout bounds DestroySandbox, a courtesy to the guest before its
+	// machine is stopped anyway.
+	destroyTimeout = 3 * time.Second
+	// publishTimeout bounds how long a teardown waits for the exits of all
+	// processes to be published. They are cut short, so this is never reached
+	// unless a reader blocks.
+	publishTimeout = drainTimeout + 2*time.Second
+
+	// oomPause is the least time between two requests for out-of-memory events,
+	// whatever the guest answers.
+	oomPause = 100 * time.Millisecond
+
+	// checkInterval is the pause between two health checks of a running agent;
+	// checkFailures failed ones in a row end the sandbox.
+	checkInterval = 10 * time.Second
+	checkFailures = 3
+
+	// reapTimeout bounds what `delete` does from the state on disk. containerd
+	// gives it 5 s.
+	reapTimeout = 3 * time.Second
+	// cgroupTimeout bounds how long the removal of a cgroup waits for the kernel
+	// to notice that its last process is gone.
+	cgroupTimeout = time.Second
+)
