@@ -32,10 +32,14 @@ const Handler = "kata-cc"
 // Options say how a cluster differs from the usual one.
 type Options struct {
 	VMM VMM // zero: ChooseVMM("")
-	// Kata is added to the keys of the generated configuration.toml, by table
-	// name: {"agent.kata": {"dial_timeout": 5}}.
-	Kata map[string]map[string]any
+	// Handlers are runtime handlers beside Handler, which differ from it in
+	// their configuration.toml.
+	Handlers map[string]Kata
 }
+
+// Kata is added to the keys of a generated configuration.toml, by table name:
+// {"agent.kata": {"dial_timeout": 5}}.
+type Kata map[string]map[string]any
 
 // Cluster is a running node. Its methods may be called from several goroutines.
 type Cluster struct {
@@ -44,6 +48,7 @@ type Cluster struct {
 	VMM      VMM
 	Registry string // host:port of the registry on loopback
 
+	images  *images
 	name    string // unique; names the bridge and the cgroup
 	subnet  string
 	undo    undo.Stack
@@ -99,7 +104,7 @@ func (c *Cluster) environment() []string {
 		"PATH=" + c.Paths.search(),
 		"CONTAINERD_ADDRESS=" + c.socket(),
 		"CRI_CONFIG_FILE=" + filepath.Join(c.Dir, "crictl.yaml"),
-		"KATA_CONF_FILE=" + c.KataConfig(),
+		"KATA_CONF_FILE=" + c.KataConfig(Handler),
 		// Every process that containerd starts inherits this, which is how the
 		// census knows it from those of another cluster.
 		"KATA_CC_CLUSTER=" + c.Dir,
@@ -112,8 +117,10 @@ func (c *Cluster) EnvFile() string { return filepath.Join(c.Dir, "env") }
 // SnapshotterRoot is where the tardev snapshotter keeps layers and metadata.
 func (c *Cluster) SnapshotterRoot() string { return filepath.Join(c.Dir, "tardev") }
 
-// KataConfig is the runtime's configuration file.
-func (c *Cluster) KataConfig() string { return filepath.Join(c.Dir, "configuration.toml") }
+// KataConfig is the configuration file of a runtime handler.
+func (c *Cluster) KataConfig(handler string) string {
+	return filepath.Join(c.Dir, "configuration-"+handler+".toml")
+}
 
 // Logs returns the last lines of every log of the cluster, for a failed step.
 func (c *Cluster) Logs(lines int) string {
@@ -147,7 +154,7 @@ func (c *Cluster) startRegistry(ctx context.Context, _ Options) error {
 		return err
 	}
 	c.undo.Add(func(context.Context) error { return images.server.Close() })
-	c.Registry = images.addr
+	c.Registry, c.images = images.addr, images
 	return images.pushAll(ctx, c.Paths)
 }
 

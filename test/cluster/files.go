@@ -54,21 +54,30 @@ temp = '{{.Dir}}/root/tmp'
     conf_dir = '{{.Dir}}/cni'
   [plugins.'io.containerd.cri.v1.runtime'.containerd]
     default_runtime_name = 'kata-cc'
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.kata-cc]
+{{- range $handler, $config := .Handlers}}
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{{$handler}}]
       runtime_type = 'io.containerd.kata-cc.v2'
       snapshotter = 'tardev'
       privileged_without_host_devices = true
       pod_annotations = ['io.katacontainers.*']
-      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.kata-cc.options]
-        ConfigPath = '{{.KataConfig}}'
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{{$handler}}.options]
+        ConfigPath = '{{$config}}'
+{{- end}}
 `))
 
 // writeFiles writes every configuration file of the cluster.
 func (c *Cluster) writeFiles(_ context.Context, o Options) error {
+	handlers := map[string]Kata{Handler: nil}
+	maps.Copy(handlers, o.Handlers)
+	configs, files := map[string]string{}, map[string]string{}
+	for handler, kata := range handlers {
+		configs[handler] = c.KataConfig(handler)
+		files[filepath.Base(configs[handler])] = c.kata(kata)
+	}
 	var containerd strings.Builder
-	err := containerdConfig.Execute(&containerd, map[string]string{
+	err := containerdConfig.Execute(&containerd, map[string]any{
 		"Dir": c.Dir, "Socket": c.socket(), "TardevSocket": c.tardevSocket(),
-		"Tools": c.Paths.Tools, "Pause": PauseImage, "KataConfig": c.KataConfig(),
+		"Tools": c.Paths.Tools, "Pause": PauseImage, "Handlers": configs,
 	})
 	if err != nil {
 		return err
@@ -78,14 +87,13 @@ func (c *Cluster) writeFiles(_ context.Context, o Options) error {
 		key, value, _ := strings.Cut(e, "=")
 		fmt.Fprintf(&env, "export %s='%s'\n", key, value)
 	}
-	files := map[string]string{
+	maps.Copy(files, map[string]string{
 		"containerd.toml":               containerd.String(),
-		"configuration.toml":            c.kata(o.Kata),
 		"cni/10-bridge.conflist":        c.conflist(),
 		"hosts/" + Host + "/hosts.toml": fmt.Sprintf("server = 'http://%[1]s'\n[host.'http://%[1]s']\n  capabilities = ['pull', 'resolve']\n", c.Registry),
 		"crictl.yaml":                   fmt.Sprintf("runtime-endpoint: unix://%[1]s\nimage-endpoint: unix://%[1]s\ntimeout: 120\n", c.socket()),
 		"env":                           env.String(),
-	}
+	})
 	for name, text := range files {
 		if err := os.WriteFile(c.dir(name), []byte(text), 0o644); err != nil {
 			return err
@@ -96,8 +104,8 @@ func (c *Cluster) writeFiles(_ context.Context, o Options) error {
 
 // kata is the runtime's configuration: the least that a node needs, plus the
 // debug console, plus what the caller adds.
-func (c *Cluster) kata(more map[string]map[string]any) string {
-	tables := map[string]map[string]any{
+func (c *Cluster) kata(more Kata) string {
+	tables := Kata{
 		"hypervisor.clh": {
 			"path":                c.VMM.Path,
 			"kernel":              filepath.Join(c.Paths.Guest, "vmlinuz"),

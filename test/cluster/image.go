@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -41,20 +42,19 @@ const (
 // the same digests.
 var built = time.Date(2024, 6, 26, 13, 53, 15, 0, time.UTC)
 
-// file is one entry of a layer; without content and with mode 0755 a directory.
-type file struct {
-	name    string
-	mode    int64
-	content []byte
-	dir     bool
+// File is one entry of a layer: a directory if its name ends with a slash.
+type File struct {
+	Name    string
+	Mode    int64
+	Content []byte
 }
 
 // exampleImage has two layers: one with a busybox, one with an empty file.
 func exampleImage(busybox []byte) (v1.Image, error) {
-	first, err := layer(tarOf([]file{
-		{name: "LAYER_1", mode: 0o644},
-		{name: "bin/", mode: 0o755, dir: true},
-		{name: "bin/busybox", mode: 0o755, content: busybox},
+	first, err := layer(tarOf([]File{
+		{Name: "LAYER_1", Mode: 0o644},
+		{Name: "bin/", Mode: 0o755},
+		{Name: "bin/busybox", Mode: 0o755, Content: busybox},
 	}))
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func exampleImage(busybox []byte) (v1.Image, error) {
 }
 
 func pauseImage(pause []byte) (v1.Image, error) {
-	only, err := layer(tarOf([]file{{name: "pause", mode: 0o755, content: pause}}))
+	only, err := layer(tarOf([]File{{Name: "pause", Mode: 0o755, Content: pause}}))
 	if err != nil {
 		return nil, err
 	}
@@ -96,18 +96,18 @@ func exampleLayer2() []byte {
 	return b
 }
 
-func tarOf(files []file) ([]byte, error) {
+func tarOf(files []File) ([]byte, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, f := range files {
-		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.content)), ModTime: built, Format: tar.FormatUSTAR, Typeflag: tar.TypeReg}
-		if f.dir {
+		h := &tar.Header{Name: f.Name, Mode: f.Mode, Size: int64(len(f.Content)), ModTime: built, Format: tar.FormatUSTAR, Typeflag: tar.TypeReg}
+		if strings.HasSuffix(f.Name, "/") {
 			h.Typeflag = tar.TypeDir
 		}
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err
 		}
-		if _, err := w.Write(f.content); err != nil {
+		if _, err := w.Write(f.Content); err != nil {
 			return nil, err
 		}
 	}
@@ -185,13 +185,39 @@ func (i *images) push(ctx context.Context, reference string, img v1.Image) error
 	return nil
 }
 
+// Push makes an image with one layer that holds busybox and the files, stores
+// it in the registry as name:1 and returns its reference.
+func (c *Cluster) Push(ctx context.Context, name string, files ...File) (string, error) {
+	busybox, err := c.Paths.busybox()
+	if err != nil {
+		return "", err
+	}
+	only, err := layer(tarOf(append([]File{
+		{Name: "bin/", Mode: 0o755},
+		{Name: "bin/busybox", Mode: 0o755, Content: busybox},
+	}, files...)))
+	if err != nil {
+		return "", err
+	}
+	img, err := image([]string{"/bin/busybox"}, only)
+	if err != nil {
+		return "", err
+	}
+	reference := Host + "/" + name + ":1"
+	return reference, c.images.push(ctx, reference, img)
+}
+
+func (p Paths) busybox() ([]byte, error) {
+	path, err := lookPath("busybox", p.search())
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+}
+
 // pushAll builds and stores the cluster's images.
 func (i *images) pushAll(ctx context.Context, p Paths) error {
-	busyboxPath, err := lookPath("busybox", p.search())
-	if err != nil {
-		return err
-	}
-	busybox, err := os.ReadFile(busyboxPath)
+	busybox, err := p.busybox()
 	if err != nil {
 		return err
 	}
