@@ -23,7 +23,8 @@ type Backend interface {
 	Boot(ctx context.Context, m Machine) error
 	// AddDisk hot-plugs d at d.At into the running machine. All or nothing.
 	AddDisk(ctx context.Context, d Disk) error
-	// AddNet hot-plugs n at n.At; the taps are the backend's to keep.
+	// AddNet hot-plugs n at n.At. Here as in Boot the taps are the backend's to
+	// close, whether it fails or not.
 	AddNet(ctx context.Context, n Net) error
 	// RemoveDevice asks the guest to let go of a device and returns at once;
 	// Events.DeviceRemoved follows when it has.
@@ -43,7 +44,10 @@ type Backend interface {
 // Events is how a backend tells what happens by itself. The methods do not
 // block and may be called from any goroutine.
 type Events interface {
-	Activated(id string)     // the guest's driver took the device into use
+	// Activated: the guest's driver took the device into use. A backend that
+	// cannot tell calls it once the device is plugged: clients of versions
+	// before 53 wait for it before they plug the next one.
+	Activated(id string)
 	DeviceRemoved(id string) // the guest let go of it; its slot is free again
 	PoweredOff()             // the guest powered itself off
 	Rebooted()               // the guest reset itself
@@ -69,7 +73,8 @@ type Machine struct {
 	RNG       *RNG
 }
 
-// Disk is a raw image or block device at a slot of segment 0.
+// Disk is a raw image or block device. A backend with one PCI segment refuses
+// a position on another.
 type Disk struct {
 	ID       string
 	Path     string

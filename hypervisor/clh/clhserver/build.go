@@ -1,0 +1,162 @@
+package clhserver
+
+import (
+	"net"
+	"os"
+
+	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/api"
+	"golang.org/x/sys/unix"
+)
+
+// build names and places every device of v, in the order of the original:
+// ids for disks, NICs, vsock; slots for console, disks, NICs, rng, vsock. Ids
+// are written back into the description.
+func (s *server) build(v *vm) (Machine, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := &v.config
+	reserved := s.backend.ReservedSlots()
+	v.slots = newSlots(segments(c), reserved)
+	v.devices = map[string]*device{"__ioapic": {}}
+	for _, at := range reservedNodes(reserved) {
+		v.devices["__slot"+at.String()] = &device{at: &at}
+	}
+	m := Machine{
+		VCPUs: c.Cpus.BootVcpus, Memory: c.Memory.Size,
+		Kernel: value(c.Payload.Kernel), Initramfs: value(c.Payload.Initramfs), Cmdline: value(c.Payload.Cmdline),
+		Serial: v.serial, Virtio: v.virtio,
+	}
+	for i := range value(c.Disks) {
+		(*c.Disks)[i].Id = v.name("disk", (*c.Disks)[i].Id)
+	}
+	for i := range value(c.Net) {
+		(*c.Net)[i].Id = v.name("net", (*c.Net)[i].Id)
+	}
+	if c.Vsock != nil {
+		c.Vsock.Id = v.name("vsock", c.Vsock.Id)
+	}
+	if m.Serial.Out != nil {
+		v.devices["__serial"] = &device{}
+	}
+	if err := v.placeAll(&m); err != nil {
+		closeNets(m.Nets)
+		v.devices = map[string]*device{}
+		return Machine{}, err
+	}
+	return m, nil
+}
+
+func (v *vm) placeAll(m *Machine) (err error) {
+	c := &v.config
+	if m.Virtio.Out != nil {
+		if m.Virtio.At, err = v.place("__console", 0); err != nil {
+			return err
+		}
+	}
+	for _, d := range value(c.Disks) {
+		at, err := v.place(*d.Id, value(d.PciSegment))
+		if err != nil {
+			return err
+		}
+		m.Disks = append(m.Disks, diskOf(&d, at))
+	}
+	for i, n := range value(c.Net) {
+		taps := v.taps[tapKey(i)]
+		if len(taps) == 0 {
+			return fail(other, "Error from device manager: network card %s has no tap: opening one by name is not supported by this machine", *n.Id)
+		}
+		at, err := v.place(*n.Id, value(n.PciSegment))
+		if err != nil {
+			return err
+		}
+		nic, err := netOf(&n, taps, at)
+		if err != nil {
+			return err
+		}
+		m.Nets = append(m.Nets, nic)
+	}
+	at, err := v.place("__rng", 0)
+	if err != nil {
+		return err
+	}
+	m.RNG = &RNG{c.Rng.Src, at}
+	if c.Vsock != nil {
+		at, err := v.place(*c.Vsock.Id, value(c.Vsock.PciSegment))
+		if err != nil {
+			return err
+		}
+		m.Vsock = &Vsock{*c.Vsock.Id, uint32(c.Vsock.Cid), c.Vsock.Socket, at}
+	}
+	return nil
+}
+
+// name gives the device its id: the client's, or the next of the one counter
+// that all kinds share.
+func (v *vm) name(kind string, id *string) *string {
+	if id != nil {
+		return id
+	}
+	for {
+		next := "_" + kind + itoa(v.named)
+		v.named++
+		if _, used := v.devices[next]; !used {
+			return &next
+		}
+	}
+}
+
+// place enters the device in the tree and gives it the lowest free slot. As in
+// the original the node stays where there is no slot.
+func (v *vm) place(id string, segment int16) (hypervisor.BDF, error) {
+	if _, ok := v.devices[id]; ok {
+		return hypervisor.BDF{}, fail(other, "Error from device manager: DeviceIdAlreadyInUse(%q)", id)
+	}
+	d := &device{}
+	v.devices[id] = d
+	at, ok := v.slots.take(segment)
+	if !ok {
+		return at, fail(other, "Error from device manager: AllocatePciDeviceId(NoAvailableSlots) on segment %d", segment)
+	}
+	d.at = &at
+	return at, nil
+}
+
+// unplace takes the device out again, where the machine refused it.
+func (v *vm) unplace(id string) {
+	if d := v.devices[id]; d != nil && d.at != nil {
+		v.slots.free(*d.at)
+	}
+	delete(v.devices, id)
+}
+
+func diskOf(d *api.DiskConfig, at hypervisor.BDF) Disk {
+	return Disk{ID: *d.Id, Path: value(d.Path), ReadOnly: value(d.Readonly), Serial: value(d.Serial), At: at}
+}
+
+// netOf gives the backend descriptors of its own: ours are kept for a reboot.
+func netOf(n *api.NetConfig, taps []*os.File, at hypervisor.BDF) (Net, error) {
+	nic := Net{ID: *n.Id, At: at}
+	if n.Mac != nil {
+		mac, err := net.ParseMAC(*n.Mac)
+		if err != nil {
+			return Net{}, fail(invalid, "Failed to validate config: invalid MAC %q", *n.Mac)
+		}
+		nic.MAC = mac
+	}
+	for _, t := range taps {
+		fd, err := unix.FcntlInt(t.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			closeAll(nic.Taps)
+			return Net{}, fail(other, "Error from device manager: duplicate a tap: %v", err)
+		}
+		nic.Taps = append(nic.Taps, os.NewFile(uintptr(fd), t.Name()))
+	}
+	return nic, nil
+}
+
+func closeNets(nics []Net) {
+	for _, n := range nics {
+		closeAll(n.Taps)
+	}
+}

@@ -1,0 +1,81 @@
+package clhserver
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// Profile says how one version of Cloud Hypervisor answers where versions
+// differ. Sources: vmm/src/api/http and vmm/src/config.rs of the tags named.
+type Profile struct {
+	Version string // as vmm.ping tells it, such as "40.0.0"
+
+	NotCreated    int // status of "VM is not created"
+	UnknownDevice int // status of an unknown id in vm.remove-device
+	Duplicate     int // status of an id given twice
+	Invalid       int // status of any other failed validation
+
+	ReasonList  bool // error bodies are JSON arrays, outermost reason first (47 on)
+	OmitNull    bool // unset members are left out of answers instead of null (53 on)
+	BootResumes bool // vm.boot of a paused VM resumes it (up to 52)
+	RemoveOnce  bool // a second vm.remove-device of one id fails (53.0 only)
+	SerialLimit bool // a serial number over 20 bytes fails validation (47 on)
+	MaxBody     int  // largest body of a request, in bytes
+}
+
+// profiles holds what changed, oldest first; each applies from its major
+// version on.
+var profiles = []struct {
+	major int
+	Profile
+}{
+	{40, Profile{
+		Version: "40.0.0", NotCreated: http.StatusInternalServerError, UnknownDevice: http.StatusInternalServerError,
+		Duplicate: http.StatusInternalServerError, Invalid: http.StatusInternalServerError,
+		BootResumes: true, MaxBody: 51200,
+	}},
+	{47, Profile{
+		Version: "51.1.0", NotCreated: http.StatusInternalServerError, UnknownDevice: http.StatusInternalServerError,
+		Duplicate: http.StatusInternalServerError, Invalid: http.StatusInternalServerError,
+		ReasonList: true, BootResumes: true, SerialLimit: true, MaxBody: 51200,
+	}},
+	{53, Profile{
+		Version: "53.0.0", NotCreated: http.StatusNotFound, UnknownDevice: http.StatusInternalServerError,
+		Duplicate: http.StatusInternalServerError, Invalid: http.StatusInternalServerError,
+		ReasonList: true, OmitNull: true, RemoveOnce: true, SerialLimit: true, MaxBody: 51200,
+	}},
+	{54, Profile{
+		Version: "54.0.0", NotCreated: http.StatusNotFound, UnknownDevice: http.StatusNotFound,
+		Duplicate: http.StatusConflict, Invalid: http.StatusBadRequest,
+		ReasonList: true, OmitNull: true, SerialLimit: true, MaxBody: 4 << 20,
+	}},
+}
+
+// ProfileOf returns the behaviour of a version, "40" or "51.1.0". The empty
+// string means 40.0.0.
+func ProfileOf(version string) (Profile, error) {
+	if version == "" {
+		return profiles[0].Profile, nil
+	}
+	first, _, more := strings.Cut(version, ".")
+	major, err := strconv.Atoi(first)
+	if err != nil || major < profiles[0].major {
+		return Profile{}, fmt.Errorf("version %q of Cloud Hypervisor: not a version from %d on: %w", version, profiles[0].major, errdefs.ErrInvalidArgument)
+	}
+	var found Profile
+	for _, p := range profiles {
+		if p.major <= major {
+			found = p.Profile
+		}
+	}
+	if more {
+		found.Version = version
+	} else {
+		found.Version = version + ".0.0"
+	}
+	return found, nil
+}
