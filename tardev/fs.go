@@ -211,8 +211,11 @@ func (d *file) ReadDir(count int) ([]fs.DirEntry, error) {
 		if err != nil {
 			return list, &fs.PathError{Op: "readdir", Path: d.info.name, Err: err}
 		}
-		list = append(list, dirEntry{fs: d.fs, entry: e})
 		d.next++
+		if !ValidName(e.Name) {
+			continue
+		}
+		list = append(list, dirEntry{fs: d.fs, entry: e})
 		if len(list) == count {
 			return list, nil
 		}

@@ -13,12 +13,9 @@ import (
 // ErrCorrupt says that the index of a layer contradicts itself or its size.
 var ErrCorrupt = errors.New("corrupt layer index")
 
-// maxName bounds the length of a name that a directory entry may claim, in
-// bytes; maxTarget that of a symbolic link's target. Linux allows 255 and 4095.
-const (
-	maxName   = 4096
-	maxTarget = 1 << 20
-)
+// maxText bounds in bytes what a name or a symbolic link's target may claim: no
+// tar describes a longer one. Linux allows 255 and 4095.
+const maxText = maxDescription
 
 // FS is a layer as a file system. It keeps nothing in memory: every call reads
 // what it needs. It is safe for concurrent use if its reader is.
@@ -84,9 +81,15 @@ func (f *FS) Inode(ino uint64) (Inode, error) {
 
 // Entry is a name in a directory.
 type Entry struct {
+	// Name may be any bytes. A reader leaves out what [ValidName] refuses.
 	Name string
 	Ino  uint64
 	Type byte // as dirent(3) has it; 0 if the node has no type
+}
+
+// ValidName says whether a file in Linux can have the name.
+func ValidName(name string) bool {
+	return name != "" && name != "." && name != ".." && len(name) <= 255 && !strings.ContainsAny(name, "/\x00")
 }
 
 // entry reads the i-th entry of dir, which must have it.
@@ -98,7 +101,7 @@ func (f *FS) entry(dir *Inode, i uint64) (Entry, error) {
 	le := binary.LittleEndian
 	e := Entry{Ino: le.Uint64(raw[0:]), Type: raw[24]}
 	at, n := le.Uint64(raw[8:]), le.Uint64(raw[16:])
-	if n == 0 || n > maxName || !f.holds(at, n) {
+	if n > maxText || !f.holds(at, n) {
 		return Entry{}, fmt.Errorf("%w: entry %d of directory %d has a name of %d bytes at %d", ErrCorrupt, i, dir.Ino, n, at)
 	}
 	name := make([]byte, n)
@@ -106,9 +109,6 @@ func (f *FS) entry(dir *Inode, i uint64) (Entry, error) {
 		return Entry{}, fmt.Errorf("read name of entry %d of directory %d: %w", i, dir.Ino, err)
 	}
 	e.Name = string(name)
-	if e.Name == "." || e.Name == ".." || strings.Contains(e.Name, "/") {
-		return Entry{}, fmt.Errorf("%w: entry %d of directory %d is called %q", ErrCorrupt, i, dir.Ino, e.Name)
-	}
 	return e, nil
 }
 
@@ -185,7 +185,7 @@ func (f *FS) Readlink(n Inode) (string, error) {
 	if !n.IsSymlink() {
 		return "", fmt.Errorf("inode %d is no symbolic link: %w", n.Ino, fs.ErrInvalid)
 	}
-	if n.Size > maxTarget || !f.holds(n.offset, n.Size) {
+	if n.Size > maxText || !f.holds(n.offset, n.Size) {
 		return "", fmt.Errorf("%w: symbolic link %d has a target of %d bytes at %d", ErrCorrupt, n.Ino, n.Size, n.offset)
 	}
 	target := make([]byte, n.Size)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"strings"
 	"syscall"
 	"time"
 
@@ -20,7 +19,6 @@ const (
 	// never changes.
 	cacheTimeout = 365 * 24 * time.Hour
 
-	maxName     = 255 // bytes, what Linux has room for
 	blockSize   = 4096
 	opaqueXattr = "trusted.overlay.opaque"
 
@@ -209,7 +207,7 @@ func (r *raw) list(in *fuse.ReadIn, add func(fuse.DirEntry) bool) fuse.Status {
 			return r.status("readdir", in.NodeId, err)
 		}
 		at++
-		if len(n.name) > maxName || strings.IndexByte(n.name, 0) >= 0 {
+		if !tardev.ValidName(n.name) {
 			r.report(fmt.Errorf("directory %d: name %.80q cannot exist in Linux, left out", in.NodeId, n.name))
 			continue
 		}
@@ -222,7 +220,7 @@ func (r *raw) list(in *fuse.ReadIn, add func(fuse.DirEntry) bool) fuse.Status {
 
 func (r *raw) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	bytes, inodes := r.tree.usage()
-	out.Bsize, out.Frsize, out.NameLen = blockSize, blockSize, maxName
+	out.Bsize, out.Frsize, out.NameLen = blockSize, blockSize, 255
 	out.Blocks, out.Files = bytes/blockSize, inodes
 	return fuse.OK
 }
