@@ -1,0 +1,204 @@
+package verity
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// image returns blocks blocks of data with tree and superblock, and the root hash.
+func image(t testing.TB, blocks int) ([]byte, string) {
+	t.Helper()
+	data := make([]byte, blocks*BlockSize)
+	rand.NewChaCha8([32]byte{byte(blocks)}).Read(data)
+	h := NewHasher()
+	for rest := data; len(rest) > 0; { // in pieces that fit no block
+		n := min(len(rest), 100_003)
+		_, _ = h.Write(rest[:n])
+		rest = rest[n:]
+	}
+	out := bytes.NewBuffer(data)
+	sb, root, err := h.Finish(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sb.Size() != int64(out.Len()) {
+		t.Fatalf("superblock says %d bytes, written were %d", sb.Size(), out.Len())
+	}
+	return out.Bytes(), root
+}
+
+var sizes = []int{1, 2, 127, 128, 129, 1000, 128 * 128, 128*128 + 1}
+
+func TestWhatIsMadeVerifies(t *testing.T) {
+	for _, blocks := range sizes {
+		file, root := image(t, blocks)
+		r := bytes.NewReader(file)
+		if err := Verify(t.Context(), r, r.Size(), root); err != nil {
+			t.Errorf("%d blocks: %v", blocks, err)
+		}
+		v, err := NewReader(r, r.Size(), root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(io.NewSectionReader(v, 0, v.Size()+10))
+		if err != nil || !bytes.Equal(got, file[:blocks*BlockSize]) {
+			t.Errorf("%d blocks: read %d bytes, error %v", blocks, len(got), err)
+		}
+	}
+}
+
+func TestOneFlippedBitAnywhereIsFound(t *testing.T) {
+	file, root := image(t, 129)
+	r := bytes.NewReader(file)
+	for at := 0; at < len(file)-BlockSize; at += 1789 {
+		file[at] ^= 0x10
+		if err := Verify(t.Context(), r, r.Size(), root); !errors.Is(err, ErrMismatch) || !strings.HasSuffix(err.Error(), fmt.Sprint(" ", at/BlockSize*BlockSize)) {
+			t.Fatalf("offset %d: %v", at, err)
+		}
+		v, err := NewReader(r, r.Size(), root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Padding of a hash block is hashed, too.
+		if _, err := io.Copy(io.Discard, io.NewSectionReader(v, 0, v.Size())); !errors.Is(err, ErrMismatch) {
+			t.Fatalf("offset %d: %v", at, err)
+		}
+		file[at] ^= 0x10
+	}
+	other := "0" + root[1:]
+	if root[0] == '0' {
+		other = "1" + root[1:]
+	}
+	if err := Verify(t.Context(), r, r.Size(), other); !errors.Is(err, ErrMismatch) {
+		t.Errorf("wrong root hash: %v", err)
+	}
+}
+
+// TestVeritysetupAgrees lets cryptsetup make the same tree.
+func TestVeritysetupAgrees(t *testing.T) {
+	program, err := exec.LookPath("veritysetup")
+	if err != nil {
+		t.Skip("needs veritysetup")
+	}
+	for _, blocks := range []int{2, 129, 128*128 + 1} {
+		file, root := image(t, blocks)
+		data, hash := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "hash")
+		if err := os.WriteFile(data, file[:blocks*BlockSize], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), program, "format", "--no-superblock", "--hash", "sha256",
+			"--salt", strings.Repeat("00", DigestSize), data, hash).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), root) {
+			t.Errorf("%d blocks, root hash %s: %v\n%s", blocks, root, err, out)
+		}
+		tree, err := os.ReadFile(hash)
+		if err != nil || !bytes.Equal(tree, file[blocks*BlockSize:len(file)-BlockSize]) {
+			t.Errorf("%d blocks: the trees differ, error %v", blocks, err)
+		}
+	}
+}
+
+func TestReadSuperblockRefuses(t *testing.T) {
+	good, _ := image(t, 129)
+	edit := func(f func(sb []byte)) []byte {
+		file := bytes.Clone(good)
+		f(file[len(file)-512:])
+		return file
+	}
+	put := binary.LittleEndian
+	for name, file := range map[string][]byte{
+		"empty":            nil,
+		"no whole block":   good[:len(good)-1],
+		"zeros":            make([]byte, 4*BlockSize),
+		"superblock only":  good[len(good)-BlockSize:],
+		"data block size":  edit(func(b []byte) { put.PutUint32(b, 512) }),
+		"hash block size":  edit(func(b []byte) { put.PutUint32(b[4:], 1024) }),
+		"one block fewer":  edit(func(b []byte) { put.PutUint64(b[8:], 128) }),
+		"one block more":   edit(func(b []byte) { put.PutUint64(b[8:], 130) }),
+		"no data":          edit(func(b []byte) { put.PutUint64(b[8:], 0) }),
+		"all blocks":       edit(func(b []byte) { put.PutUint64(b[8:], ^uint64(0)) }),
+		"sum that is odd":  edit(func(b []byte) { put.PutUint64(b[8:], 1<<63) }),
+		"longer than said": append(make([]byte, BlockSize), good...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if sb, err := ReadSuperblock(bytes.NewReader(file), int64(len(file))); !errors.Is(err, ErrSuperblock) {
+				t.Errorf("%+v, error %v", sb, err)
+			}
+		})
+	}
+}
+
+func TestParams(t *testing.T) {
+	root := "3e180656327e86fa7aa220ff278695f1df2a2679e1aa80e8a454ccf0460c7d39"
+	sb := Superblock{BlockSize, BlockSize, 2}
+	got, err := sb.Params("/dev/vda", root)
+	want := "1 /dev/vda /dev/vda 4096 4096 2 2 sha256 " + root + " 0000000000000000000000000000000000000000000000000000000000000000"
+	if err != nil || got != want {
+		t.Errorf("got %q, error %v", got, err)
+	}
+	for _, bad := range []struct{ device, root string }{
+		{"", root}, {"/dev/a b", root}, {"/dev/vda", ""}, {"/dev/vda", root[1:]}, {"/dev/vda", strings.ToUpper(root)}, {"/dev/vda", root + " "},
+	} {
+		if _, err := sb.Params(bad.device, bad.root); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+}
+
+// FuzzReadSuperblock: what is accepted fills the device.
+func FuzzReadSuperblock(f *testing.F) {
+	file, _ := image(f, 3)
+	f.Add(file[len(file)-512:], uint16(5))
+	f.Fuzz(func(t *testing.T, sb []byte, blocks uint16) {
+		file := make([]byte, int(blocks%1024)*BlockSize)
+		if len(file) > 0 {
+			copy(file[len(file)-512:], sb)
+		}
+		s, err := ReadSuperblock(bytes.NewReader(file), int64(len(file)))
+		if err == nil && (s.Size() != int64(len(file)) || s.DataSize() <= 0 || s.DataSize() >= s.Size()) {
+			t.Errorf("%+v for %d bytes", s, len(file))
+		}
+	})
+}
+
+// FuzzVerify: no change of data or tree verifies.
+func FuzzVerify(f *testing.F) {
+	f.Add(uint32(0), byte(1))
+	f.Fuzz(func(t *testing.T, at uint32, bits byte) {
+		file, root := image(t, 130)
+		protected := len(file) - BlockSize
+		file[int(at)%protected] ^= bits
+		r := bytes.NewReader(file)
+		if err := Verify(t.Context(), r, r.Size(), root); (err == nil) != (bits == 0) {
+			t.Errorf("offset %d, bits %#x: %v", at, bits, err)
+		}
+	})
+}
+
+func BenchmarkHash(b *testing.B) {
+	data := make([]byte, 64<<20)
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		_, _ = NewHasher().Write(data)
+	}
+}
+
+func BenchmarkVerify(b *testing.B) {
+	file, root := image(b, 64<<20/BlockSize)
+	r := bytes.NewReader(file)
+	b.SetBytes(r.Size())
+	for b.Loop() {
+		if err := Verify(b.Context(), r, r.Size(), root); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
