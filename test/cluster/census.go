@@ -146,8 +146,10 @@ func mounts(marks []string) ([]string, error) {
 func (c *Cluster) sockets(marks []string) ([]string, error) {
 	marks = slices.Clone(marks)
 	for _, id := range c.known() {
-		sum := sha256.Sum256([]byte(filepath.Join(c.socket(), "k8s.io", id)))
-		marks = append(marks, fmt.Sprintf("%x", sum))
+		for _, namespace := range []string{"k8s.io", Namespace} {
+			sum := sha256.Sum256([]byte(filepath.Join(c.socket(), namespace, id)))
+			marks = append(marks, fmt.Sprintf("%x", sum))
+		}
 	}
 	text, err := os.ReadFile("/proc/net/unix")
 	if err != nil {
@@ -217,11 +219,10 @@ func cgroups(marks []string) ([]string, error) {
 	return found, nil
 }
 
-func (c *Cluster) directories([]string) ([]string, error) {
-	ids := c.known()
+func (c *Cluster) directories(marks []string) ([]string, error) {
 	var found []string
 	for _, root := range []string{"/run/vc", "/run/kata-containers", c.dir("state"), c.dir("root")} {
-		found = append(found, directoriesBelow(root, ids)...)
+		found = append(found, directoriesBelow(root, marks)...)
 	}
 	return found, nil
 }

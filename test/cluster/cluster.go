@@ -183,6 +183,17 @@ func (c *Cluster) own(d *daemon, err error) error {
 	return nil
 }
 
+// Namespace is containerd's namespace for containers that are run without CRI.
+const Namespace = "kata-cc"
+
+// Unique makes the id of a container that is run without CRI, so that the
+// census knows its traces.
+func (c *Cluster) Unique(name string) string {
+	id := c.name + "-" + name
+	c.remember(id)
+	return id
+}
+
 // remember notes an id whose traces the census looks for.
 func (c *Cluster) remember(id string) {
 	c.mu.Lock()

@@ -54,10 +54,10 @@ func (p Paths) search() string {
 // Missing names what a cluster with this VMM needs and does not find, with the
 // way to get it; empty when everything is there.
 func (p Paths) Missing(v VMM) []string {
-	var missing []string
 	if os.Geteuid() != 0 {
-		missing = append(missing, "root")
+		return []string{"root"}
 	}
+	var missing []string
 	files := map[string][]string{
 		"make build": {
 			filepath.Join(p.Bin, "containerd-shim-kata-cc-v2"), filepath.Join(p.Bin, "kata-runtime"),
@@ -72,6 +72,9 @@ func (p Paths) Missing(v VMM) []string {
 	for _, target := range []string{"make build", "make tools", "make guest"} {
 		for _, file := range files[target] {
 			if _, err := os.Stat(file); err != nil {
+				if rel, err := filepath.Rel(p.Root, file); err == nil && filepath.IsLocal(rel) {
+					file = rel
+				}
 				missing = append(missing, fmt.Sprintf("%s (%s)", file, target))
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -167,9 +168,13 @@ func reason(said []string) string {
 
 func (r *results) print(out io.Writer) {
 	if len(r.skipped) > 0 {
-		fmt.Fprintln(out, "\nskipped:")
+		byReason := map[string][]string{}
 		for _, s := range r.skipped {
-			fmt.Fprintf(out, "  %s: %s\n", s.test, s.reason)
+			byReason[s.reason] = append(byReason[s.reason], s.test)
+		}
+		fmt.Fprintln(out, "\nskipped:")
+		for _, reason := range slices.Sorted(maps.Keys(byReason)) {
+			fmt.Fprintf(out, "  %s:\n    %s\n", reason, strings.Join(byReason[reason], "\n    "))
 		}
 	}
 	if len(r.failed) > 0 {

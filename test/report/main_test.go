@@ -29,7 +29,7 @@ go: downloading something
 	r.print(&out)
 	for _, want := range []string{
 		"a_test.go:9: got 1", "go: downloading something", "b.go:1:1: syntax error",
-		"  a TestB: needs root\n", "  a TestC\n  b\n", "\n1 passed, 2 failed, 1 skipped\n",
+		"  needs root:\n    a TestB\n", "  a TestC\n  b\n", "\n1 passed, 2 failed, 1 skipped\n",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in:\n%s", want, &out)

@@ -1,0 +1,223 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kata-cc/kata-cc/test/cluster"
+)
+
+// The example pod of the documentation, from what its guest shows to its exit.
+func TestExamplePod(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "example")
+	id := p.run(cluster.Container{Name: "example", CPUs: 0.2, MemoryMiB: 50})
+
+	if n := len(p.disks()); n != 3 {
+		t.Errorf("the machine has %d disks, want pause and two layers: %v", n, p.disks())
+	}
+	root := strings.Fields(p.exec(id, "ls", "/"))
+	for _, name := range []string{"LAYER_1", "LAYER_2", "bin"} {
+		if !slices.Contains(root, name) {
+			t.Errorf("no %s in the container's root %v", name, root)
+		}
+	}
+	table, err := c.Guest(t.Context(), p.sandbox, "dmsetup table")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(table, cluster.ExampleLayer2RootHash) {
+		t.Errorf("no device-mapper device has the root hash %s:\n%s", cluster.ExampleLayer2RootHash, table)
+	}
+	if state, err := c.State(t.Context(), id); err != nil || !strings.HasPrefix(state, "CONTAINER_RUNNING") {
+		t.Errorf("state %s, %v", state, err)
+	}
+}
+
+func TestContainerRootIsWritable(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "writable")
+	id := p.run(cluster.Container{Name: "main"})
+	if out := p.exec(id, "sh", "-c", "echo new > /bin/new && busybox rm /LAYER_2 && busybox cat /bin/new"); out != "new\n" {
+		t.Errorf("a file written in the container reads %q", out)
+	}
+	other := p.run(cluster.Container{Name: "other"})
+	if out := p.exec(other, "ls", "/"); !strings.Contains(out, "LAYER_2") {
+		t.Errorf("what one container removed is gone from another: %s", out)
+	}
+}
+
+func TestExitStatusAndLog(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "exit")
+	id := p.run(cluster.Container{Name: "main", Command: []string{"/bin/busybox", "sh", "-c"},
+		Args: []string{"echo to stdout; echo to stderr >&2; echo $GREETING; exit 7"}, Env: map[string]string{"GREETING": "hello"}})
+	eventually(t, "the container ends with status 7", func() bool {
+		state, err := c.State(t.Context(), id)
+		return err == nil && state == "CONTAINER_EXITED 7"
+	})
+	out, err := c.Shell(t.Context(), "crictl logs "+id+" 2>&1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"to stdout", "to stderr", "hello"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the log has no %q: %s", want, out)
+		}
+	}
+}
+
+func TestExec(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "exec")
+	id := p.run(cluster.Container{Name: "main"})
+
+	_, err := c.Exec(t.Context(), id, "/bin/busybox", "sh", "-c", "exit 9")
+	if err == nil || !strings.Contains(err.Error(), "9") {
+		t.Errorf("an exec that exits with 9: %v", err)
+	}
+	if _, err = c.Exec(t.Context(), id, "/no/such/program"); err == nil || !strings.Contains(err.Error(), "/no/such/program") {
+		t.Errorf("an exec of a missing program: %v", err)
+	}
+	// Every byte arrives, in both directions and before the exit does.
+	out, err := c.Shell(t.Context(), "head -c 3000000 /dev/zero | crictl exec -i "+id+" /bin/busybox sh -c 'busybox wc -c; busybox seq 1 20000'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Fields(out); len(lines) != 20001 || lines[0] != "3000000" || lines[20000] != "20000" {
+		t.Errorf("%d lines, beginning with %.30q", len(lines), out)
+	}
+}
+
+func TestStats(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "stats")
+	id := p.run(cluster.Container{Name: "main"})
+	eventually(t, "stats show the container's memory", func() bool {
+		out, err := c.Shell(t.Context(), "crictl stats -o json "+id+" | jq -r '.stats[0].memory.workingSetBytes.value'")
+		return err == nil && out != "0\n" && out != "null\n"
+	})
+}
+
+func TestNetworkBothWays(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "network")
+	id := p.run(cluster.Container{Name: "main", Command: []string{"/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/"}})
+	ip, err := c.PodIP(t.Context(), p.sandbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Timeout: 10 * time.Second}
+	eventually(t, "the host reaches the pod", func() bool {
+		resp, err := client.Get("http://" + net.JoinHostPort(ip, "8080") + "/bin/busybox")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		n, err := io.Copy(io.Discard, resp.Body)
+		return err == nil && n > 1<<20
+	})
+
+	l, err := net.Listen("tcp", net.JoinHostPort(c.Gateway(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, "hello %s\n", r.RemoteAddr)
+	})}
+	go server.Serve(l)
+	defer server.Close()
+	if out := p.exec(id, "wget", "-q", "-O", "-", "http://"+l.Addr().String()+"/"); !strings.HasPrefix(out, "hello "+ip+":") {
+		t.Errorf("the pod, whose address is %s, reaches the host as: %s", ip, out)
+	}
+}
+
+func TestThreeContainersShareLayers(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "three")
+	var ids []string
+	for _, name := range []string{"a", "b", "c"} {
+		ids = append(ids, p.run(cluster.Container{Name: name}))
+	}
+	if n := len(p.disks()); n != 3 {
+		t.Errorf("%d disks for pause and three containers on the same two layers: %v", n, p.disks())
+	}
+	for i, id := range ids {
+		if _, err := c.Run(t.Context(), "crictl", "stop", "--timeout", "0", id); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Run(t.Context(), "crictl", "rm", id); err != nil {
+			t.Fatal(err)
+		}
+		want := 3
+		if i == 2 {
+			want = 1 // the last user of the layers is gone, and they with it
+		}
+		if n := len(p.disks()); n != want {
+			t.Errorf("after removing %d of 3 containers: %d disks, want %d", i+1, n, want)
+		}
+	}
+}
+
+func TestTwoPodsAtOnce(t *testing.T) {
+	c := start(t)
+	pods := []cluster.Pod{{Name: "left"}, {Name: "right"}}
+	var wg sync.WaitGroup
+	for _, spec := range pods {
+		wg.Go(func() {
+			sandbox, err := c.RunPod(t.Context(), spec)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			id, err := c.RunContainer(t.Context(), sandbox, spec, cluster.Container{Name: "main-" + spec.Name})
+			if err != nil {
+				t.Error(err)
+			} else if out, err := c.Exec(t.Context(), id, "/bin/busybox", "hostname"); err != nil || out != spec.Name+"\n" {
+				t.Errorf("hostname of pod %s: %q, %v", spec.Name, out, err)
+			}
+			if err := c.RemovePod(context.Background(), sandbox); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// A single container without a pod and without CRI.
+func TestSingleContainer(t *testing.T) {
+	c := start(t)
+	ctr := "ctr --namespace " + cluster.Namespace + " "
+	// ctr unpacks without CRI's label that names the layer's blob.
+	pull := ctr + "image pull --local --hosts-dir " + c.Dir + "/hosts --snapshotter tardev " + cluster.ExampleImage
+	if _, err := c.Shell(t.Context(), pull); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.Shell(t.Context(), ctr+"run --rm --runtime io.containerd.kata-cc.v2 --runtime-config-path "+c.KataConfig(cluster.Handler)+
+		" --snapshotter tardev "+cluster.ExampleImage+" "+c.Unique("single")+" /bin/busybox sh -c 'echo hello; busybox ls /; exit 3'")
+	if cluster.ExitCode(err) != 3 || !strings.Contains(out, "hello\n") || !strings.Contains(out, "LAYER_2") {
+		t.Errorf("ctr run: %q, %v", out, err)
+	}
+	if _, err := c.Shell(t.Context(), ctr+"image rm --sync "+cluster.ExampleImage); err != nil {
+		t.Error(err)
+	}
+}
+
+// eventually waits for what is not due at once, such as a log that containerd
+// copies or a first packet on a new network.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(200 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("never: " + what)
+		}
+	}
+}
