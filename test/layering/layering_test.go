@@ -30,8 +30,9 @@ var allowed = map[string][]string{
 	"mounts":         {"hypervisor", "agentclient/agentpb", "configuration"},
 	"network":        {"hypervisor", "configuration"},
 	"sandbox":        {"hypervisor", "agentclient", "agentclient/agentpb", "mounts", "network", "configuration"},
-	"shim":           {"sandbox", "mounts", "configuration"},
-	"tardev":         {"verity"},
+	// shim is handed a hypervisor.Launcher by main, and describes the machine.
+	"shim":   {"sandbox", "mounts", "configuration", "hypervisor"},
+	"tardev": {"verity"},
 
 	// The programs wire everything together; tests may look anywhere.
 	"cmd":   {"*"},
