@@ -1,0 +1,148 @@
+package clh
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/api"
+)
+
+const (
+	// guestCID is every guest's address. The device lives in the VMM, so the
+	// addresses of two guests need not differ.
+	guestCID = 3
+	// vsockID names the vsock device. The root disk gets no id of ours: it is
+	// then "_disk0", as everybody knows it from Cloud Hypervisor.
+	vsockID = "vsock"
+	rngPath = "/dev/urandom"
+	// maxSocketPath is what the kernel takes as the path of a Unix socket.
+	maxSocketPath = 107
+	maxDiskID     = 63 // bytes
+	maxSerial     = 20 // bytes; more ends some versions of the VMM
+)
+
+func apiSocket(dir string) string   { return filepath.Join(dir, "clh-api.sock") }
+func vsockSocket(dir string) string { return filepath.Join(dir, "clh.sock") }
+
+// vmConfig is the document of vm.create for a machine that lives in dir. It has
+// only members that every version from 40 to 53 takes or ignores, and none that
+// is unset.
+func vmConfig(spec hypervisor.Spec, dir string, segments int) api.VmConfig {
+	c := api.VmConfig{
+		Cpus:     &api.CpusConfig{BootVcpus: int(spec.VCPUs), MaxVcpus: int(spec.VCPUs)},
+		Memory:   &api.MemoryConfig{Size: spec.MemoryMiB << 20},
+		Payload:  api.PayloadConfig{Kernel: &spec.Kernel, Cmdline: ptr(cmdline(spec))},
+		Platform: &api.PlatformConfig{NumPciSegments: ptr(int16(segments))},
+		Rng:      &api.RngConfig{Src: rngPath},
+		Serial:   &api.ConsoleConfig{Mode: api.ConsoleConfigModeTty},
+		Console:  &api.ConsoleConfig{Mode: api.ConsoleConfigModeOff},
+		Vsock:    &api.VsockConfig{Id: ptr(vsockID), Cid: guestCID, Socket: vsockSocket(dir)},
+	}
+	if spec.Initrd != "" {
+		c.Payload.Initramfs = &spec.Initrd
+	}
+	if spec.Image != "" {
+		c.Disks = &[]api.DiskConfig{{
+			Path: &spec.Image, Readonly: ptr(true), NumQueues: ptr(1), ImageType: ptr(api.ImageTypeRaw),
+		}}
+	}
+	return c
+}
+
+// cmdline is the guest kernel's command line. A root disk without an initial
+// ramdisk is mounted by the kernel, read-only, unless spec says how else.
+func cmdline(spec hypervisor.Spec) string {
+	words := []string{"panic=1", "no_timer_check", "noreplace-smp", "console=ttyS0,115200n8"}
+	if !spec.Debug {
+		words = append(words, "quiet")
+	}
+	extra := strings.Fields(spec.KernelParams)
+	if spec.Image != "" && spec.Initrd == "" && !hasParameter(extra, "root") {
+		words = append(words, "root=/dev/vda1", "rootflags=data=ordered,errors=remount-ro", "ro", "rootfstype=ext4")
+	}
+	if spec.KernelParams != "" {
+		words = append(words, spec.KernelParams)
+	}
+	return strings.Join(words, " ")
+}
+
+func hasParameter(words []string, key string) bool {
+	for _, w := range words {
+		if strings.HasPrefix(w, key+"=") {
+			return true
+		}
+	}
+	return false
+}
+
+// netConfig is the document of vm.add-net; the tap travels beside it.
+func netConfig(n hypervisor.NIC) api.NetConfig {
+	return api.NetConfig{Id: &n.ID, Mac: ptr(n.MAC.String()), NumQueues: ptr(2), QueueSize: ptr(256)}
+}
+
+// diskConfig is the document of vm.add-disk. It states the image's type: a VMM
+// that guessed it from the content would let the author of a layer choose.
+func diskConfig(d hypervisor.Disk, segment uint16) api.DiskConfig {
+	c := api.DiskConfig{
+		Id: &d.ID, Path: &d.Path, Readonly: &d.ReadOnly,
+		NumQueues: ptr(1), ImageType: ptr(api.ImageTypeRaw), PciSegment: ptr(int16(segment)),
+	}
+	if d.Serial != "" {
+		c.Serial = &d.Serial
+	}
+	return c
+}
+
+// checkSpec refuses what would fail later with less to say.
+func checkSpec(spec hypervisor.Spec, dir string) error {
+	bad := func(format string, a ...any) error {
+		return fmt.Errorf(format+": %w", append(a, errdefs.ErrInvalidArgument)...)
+	}
+	switch {
+	case spec.ID == "" || spec.ID != filepath.Base(spec.ID) || spec.ID == "." || spec.ID == "..":
+		return bad("sandbox id %q cannot name a directory", spec.ID)
+	case len(apiSocket(dir)) > maxSocketPath:
+		return bad("path of the API socket %s is longer than %d bytes", apiSocket(dir), maxSocketPath)
+	case spec.VCPUs == 0 || spec.MemoryMiB == 0:
+		return bad("machine with %d vCPUs and %d MiB of memory", spec.VCPUs, spec.MemoryMiB)
+	case spec.Kernel == "":
+		return bad("no kernel")
+	case spec.Initrd == "" && spec.Image == "":
+		return bad("neither an initial ramdisk nor a root disk")
+	}
+	for _, n := range spec.NICs {
+		if err := checkID(n.ID); err != nil {
+			return err
+		}
+		if n.Tap == nil {
+			return bad("network card %s has no tap", n.ID)
+		}
+	}
+	return nil
+}
+
+func checkDisk(d hypervisor.Disk) error {
+	if err := checkID(d.ID); err != nil {
+		return err
+	}
+	if len(d.Serial) > maxSerial {
+		return fmt.Errorf("serial number %q is longer than %d bytes: %w", d.Serial, maxSerial, errdefs.ErrInvalidArgument)
+	}
+	if !filepath.IsAbs(d.Path) {
+		return fmt.Errorf("path %q is not absolute: %w", d.Path, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// checkID keeps ids apart from the VMM's own, which begin with an underscore.
+func checkID(id string) error {
+	if id == "" || len(id) > maxDiskID || strings.HasPrefix(id, "_") || id == vsockID {
+		return fmt.Errorf("device id %q: want 1 to %d bytes, not beginning with an underscore, not %q: %w", id, maxDiskID, vsockID, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func ptr[T any](v T) *T { return &v }

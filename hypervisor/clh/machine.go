@@ -1,0 +1,269 @@
+package clh
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/api"
+	"github.com/kata-cc/kata-cc/internal/vsock"
+)
+
+// Machine is one virtual machine and its VMM.
+type Machine struct {
+	id      string
+	dir     string
+	o       Options
+	process *process
+	api     *client
+	version int // major version of the VMM's API
+	devices *devices
+
+	lifetime context.Context // ends with the VMM, its cause is ErrGone
+	end      context.CancelCauseFunc
+	workers  sync.WaitGroup // what runs for the machine besides its callers; see work
+	stopping chan struct{}  // holds one token: the right to stop
+	stopped  bool           // all of it has been removed; goes with the token
+
+	mu     sync.Mutex
+	state  state
+	reason string // why the machine was given up, "" if it was not
+	boots  int    // how often the guest has begun to boot
+	closed bool   // no more workers
+}
+
+var _ hypervisor.VM = (*Machine)(nil)
+
+type state int
+
+const (
+	created state = iota
+	booting
+	running
+	failed // its boot failed; it is good for Stop only
+)
+
+func newMachine(id, dir string, o Options, p *process) *Machine {
+	m := &Machine{id: id, dir: dir, o: o, process: p, stopping: make(chan struct{}, 1)}
+	m.stopping <- struct{}{}
+	m.lifetime, m.end = context.WithCancelCause(context.Background())
+	m.api = newClient(apiSocket(dir), m.lifetime)
+	m.devices = newDevices()
+	events := make(chan struct{})
+	m.workers.Go(func() {
+		defer close(events)
+		readEvents(p.events, m.handle)
+	})
+	m.workers.Go(func() {
+		<-p.exited
+		select { // the last event says why it exited
+		case <-events:
+		case <-time.After(lastEventTimeout):
+		}
+		m.end(hypervisor.ErrGone)
+	})
+	return m
+}
+
+// describe tells the VMM what machine to make.
+func (m *Machine) describe(ctx context.Context, spec hypervisor.Spec) error {
+	p, err := m.api.ping(ctx, m.o.APITimeout)
+	if err != nil {
+		return err
+	}
+	major, _, _ := strings.Cut(p.Version, ".")
+	if m.version, err = strconv.Atoi(major); err != nil {
+		return fmt.Errorf("VMM says it is version %q: %w", p.Version, errdefs.ErrFailedPrecondition)
+	}
+	if err := m.api.create(ctx, m.o.APITimeout, vmConfig(spec, m.dir, m.o.PCISegments)); err != nil {
+		return err
+	}
+	for _, n := range spec.NICs {
+		if err := m.api.addNet(ctx, m.o.APITimeout, netConfig(n), n.Tap); err != nil {
+			return fmt.Errorf("network card %s: %w", n.ID, err)
+		}
+	}
+	_, err = m.expect(ctx, api.VmInfoStateCreated)
+	return err
+}
+
+// expect reads the machine's description and checks its state.
+func (m *Machine) expect(ctx context.Context, want api.VmInfoState) (api.VmInfo, error) {
+	info, err := m.api.info(ctx, m.o.APITimeout)
+	if err == nil && info.State != want {
+		err = fmt.Errorf("vm.info: the machine is %s, not %s: %w", info.State, want, errdefs.ErrFailedPrecondition)
+	}
+	return info, err
+}
+
+// Boot starts the guest. A machine whose boot failed is good for Stop only; the
+// error ends with the last lines that guest and VMM printed.
+func (m *Machine) Boot(ctx context.Context) error {
+	if err := m.move(created, booting); err != nil {
+		return fmt.Errorf("boot machine %s: %w", m.id, err)
+	}
+	if err := m.boot(ctx); err != nil {
+		m.move(booting, failed)
+		return fmt.Errorf("boot machine %s: %w", m.id, m.explain(err))
+	}
+	return m.move(booting, running)
+}
+
+func (m *Machine) boot(ctx context.Context) error {
+	if err := m.api.boot(ctx, m.o.BootTimeout); err != nil {
+		return err
+	}
+	info, err := m.expect(ctx, api.VmInfoStateRunning)
+	if err != nil {
+		return err
+	}
+	return m.devices.learn(info, m.o.PCISegments, m.version)
+}
+
+// move is a compare-and-swap of the state.
+func (m *Machine) move(from, to state) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != from {
+		return fmt.Errorf("the machine is %s, not %s: %w", m.state, from, errdefs.ErrFailedPrecondition)
+	}
+	m.state = to
+	return nil
+}
+
+// ready fails unless the machine runs.
+func (m *Machine) ready() error {
+	if m.lifetime.Err() != nil {
+		return context.Cause(m.lifetime)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != running {
+		return fmt.Errorf("the machine is %s, not %s: %w", m.state, running, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+func (s state) String() string {
+	return [...]string{"created", "booting", "running", "failed"}[s]
+}
+
+// explain adds to err how the VMM ended, if it did, and what was printed last.
+func (m *Machine) explain(err error) error {
+	const lines = 20
+	m.process.drain()
+	if m.lifetime.Err() != nil {
+		err = fmt.Errorf("%w (VMM: %s)", err, m.exit().Reason)
+	}
+	for _, s := range []struct {
+		name string
+		text string
+	}{{"VMM", m.process.stderr.String()}, {"guest's console", m.process.console.String()}} {
+		if text := lastLines(s.text, lines); text != "" {
+			err = fmt.Errorf("%w\nlast lines of the %s:\n%s", err, s.name, text)
+		}
+	}
+	return err
+}
+
+// Dial opens a stream to a vsock port of the guest.
+func (m *Machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	if err := m.ready(); err != nil {
+		return nil, fmt.Errorf("dial vsock port %d of machine %s: %w", port, m.id, err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(m.lifetime, func() { cancel(hypervisor.ErrGone) })()
+	return vsock.Dial(ctx, vsockSocket(m.dir), port)
+}
+
+// Wait blocks until the VMM has exited.
+func (m *Machine) Wait(ctx context.Context) (hypervisor.Exit, error) {
+	select {
+	case <-m.lifetime.Done():
+		return m.exit(), nil
+	case <-ctx.Done():
+		return hypervisor.Exit{}, context.Cause(ctx)
+	}
+}
+
+// exit is to be called once the VMM has exited.
+func (m *Machine) exit() hypervisor.Exit {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := hypervisor.Exit{At: m.process.at, Reason: m.process.state}
+	if m.reason != "" {
+		e.Reason = m.reason
+	}
+	return e
+}
+
+// Process identifies the VMM.
+func (m *Machine) Process() hypervisor.Process { return m.process.id }
+
+// Console returns the last lines the guest printed.
+func (m *Machine) Console() string { return m.process.console.String() }
+
+// handle is called for each event, in order.
+func (m *Machine) handle(e event) {
+	switch e.Source + "/" + e.Event {
+	case "vm/device-removed":
+		m.devices.removed(e.Properties.ID)
+	case "virtio-device/activated":
+		m.devices.activated(e.Properties.ID)
+	case "vm/rebooting":
+		m.giveUp("guest rebooted", 0)
+	case "vm/booting": // up to version 38 a reboot is a second boot
+		m.mu.Lock()
+		m.boots++
+		again := m.boots > 1
+		m.mu.Unlock()
+		if again {
+			m.giveUp("guest rebooted", 0)
+		}
+	case "vm/shutdown":
+		m.giveUp("guest powered off", offTimeout)
+	case "guest/panic":
+		m.giveUp("guest panicked", 0)
+	}
+}
+
+// giveUp ends a machine in which nothing runs any more, by force if the VMM has
+// not exited after grace. The first reason counts; Stop needs none.
+func (m *Machine) giveUp(reason string, grace time.Duration) {
+	m.mu.Lock()
+	known := m.reason != "" || m.stopRequested()
+	if !known {
+		m.reason = reason
+	}
+	m.mu.Unlock()
+	if known {
+		return
+	}
+	m.work(func() {
+		select {
+		case <-m.process.exited:
+		case <-time.After(grace):
+			m.process.kill()
+		}
+	})
+}
+
+// work runs f in the background, unless the machine is being removed. f is to
+// end when lifetime does.
+func (m *Machine) work(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.workers.Go(f)
+	}
+}
+
+// stopRequested says whether somebody stops the machine.
+func (m *Machine) stopRequested() bool { return len(m.stopping) == 0 }

@@ -1,0 +1,170 @@
+package clh
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kata-cc/kata-cc/hypervisor"
+)
+
+const (
+	maxConsole = 64 << 10 // bytes kept of the guest's console
+	maxStderr  = 16 << 10 // bytes kept of what the VMM says
+)
+
+// process is the VMM on the host, from its start to its end.
+type process struct {
+	id      hypervisor.Process
+	cmd     *exec.Cmd
+	console tail // standard output, which is the guest's serial console
+	stderr  tail
+	events  *os.File // read end of the event stream
+	outputs []*os.File
+	drained chan struct{} // closed when the outputs have been read to their end
+	exited  chan struct{} // closed once state is set
+	state   string        // "exit status 0", "signal: killed"
+	at      time.Time
+}
+
+// start runs the VMM at path. The files follow standard error in its descriptor
+// table, from 3 on; the write end of the event stream comes last of them.
+func start(path string, args []string, netns string, listener *os.File) (_ *process, err error) {
+	p := &process{console: tail{max: maxConsole}, stderr: tail{max: maxStderr}, drained: make(chan struct{}), exited: make(chan struct{})}
+	var theirs, ours []*os.File
+	defer func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+		if err != nil {
+			for _, f := range ours {
+				f.Close()
+			}
+		}
+	}()
+	for range 3 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, fmt.Errorf("make a pipe: %w", err)
+		}
+		ours, theirs = append(ours, r), append(theirs, w)
+	}
+	p.outputs, p.events = ours[:2], ours[2]
+	p.cmd = exec.Command(path, args...)
+	p.cmd.Stdout, p.cmd.Stderr = theirs[0], theirs[1]
+	p.cmd.ExtraFiles = []*os.File{listener, theirs[2]}
+	p.cmd.Dir = "/"
+	// A group of its own: signals to the shim's group are not for the VMM.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := inNetNS(netns, p.cmd.Start); err != nil {
+		return nil, fmt.Errorf("start %s: %w", path, err)
+	}
+	p.id = hypervisor.Process{PID: p.cmd.Process.Pid}
+	// Not reaped yet, so the entry is there even if the VMM is not any more.
+	if p.id.StartTime, err = startTime(p.id.PID); err != nil {
+		p.cmd.Process.Kill()
+		p.cmd.Wait()
+		return nil, fmt.Errorf("start %s: %w", path, err)
+	}
+	go p.read()
+	go p.wait()
+	return p, nil
+}
+
+// wait is the only writer of p.state and p.at.
+func (p *process) wait() {
+	err := p.cmd.Wait()
+	p.at = time.Now()
+	switch {
+	case p.cmd.ProcessState != nil:
+		p.state = p.cmd.ProcessState.String()
+	case errors.Is(err, syscall.ECHILD): // somebody reaps all children of this process
+		p.state = "exit status unknown"
+	default:
+		p.state = fmt.Sprintf("exit status unknown: %v", err)
+	}
+	close(p.exited)
+}
+
+// kill ends the process at once. It may have ended already.
+func (p *process) kill() { p.cmd.Process.Kill() }
+
+// read keeps what the VMM and its guest print, so that neither is ever held up.
+func (p *process) read() {
+	var both sync.WaitGroup
+	both.Go(func() { copyTo(&p.console, p.outputs[0]) })
+	both.Go(func() { copyTo(&p.stderr, p.outputs[1]) })
+	both.Wait()
+	close(p.drained)
+}
+
+// drain waits a moment for what was printed last.
+func (p *process) drain() {
+	select {
+	case <-p.drained:
+	case <-time.After(drainTimeout):
+	}
+}
+
+// close gives back the descriptors and ends the readers.
+func (p *process) close() {
+	p.drain()
+	for _, f := range p.outputs {
+		f.Close()
+	}
+	p.events.Close()
+	<-p.drained
+}
+
+func copyTo(t *tail, r *os.File) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		t.Write(buf[:n])
+		if err != nil {
+			return
+		}
+	}
+}
+
+// inNetNS runs f on a thread that is in the network namespace at path, if that
+// is not empty.
+func inNetNS(path string, f func() error) error {
+	if path == "" {
+		return f()
+	}
+	result := make(chan error, 1)
+	go func() { result <- onThread(path, f) }()
+	return <-result
+}
+
+// onThread is to be run on a goroutine of its own: where the way back fails it
+// takes its thread to the grave.
+func onThread(path string, f func() error) error {
+	runtime.LockOSThread()
+	back, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("open the current network namespace: %w", err)
+	}
+	defer back.Close()
+	there, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	defer there.Close()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", path, err)
+	}
+	err = f()
+	if unix.Setns(int(back.Fd()), unix.CLONE_NEWNET) == nil {
+		runtime.UnlockOSThread()
+	}
+	return err
+}
