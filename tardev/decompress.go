@@ -24,7 +24,7 @@ var (
 // zstd, of any number of frames, or a tar as it is, told by its first bytes.
 // Close releases what the reader holds and does not close src.
 func Decompress(src io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(src, copySize)
+	b := bufio.NewReaderSize(src, ioSize)
 	magic, err := b.Peek(4)
 	if err != nil && err != io.EOF {
 		return nil, fmt.Errorf("read layer: %w", err)

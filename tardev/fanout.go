@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	copySize  = 1 << 20 // bytes of one buffer
-	copyAhead = 8       // buffers in flight
+	copySize  = 1 << 20   // bytes of one buffer
+	ioSize    = 128 << 10 // bytes read or written at once where more gains nothing
+	copyAhead = 8         // buffers in flight
 )
 
 // buffer is what the sinks of a fanOut share until the last has read it.
@@ -20,6 +21,9 @@ type buffer struct {
 	users atomic.Int32
 }
 
+// buffers keeps buffers between layers.
+var buffers = sync.Pool{New: func() any { return &buffer{store: make([]byte, copySize)} }}
+
 // fanOut copies src to all sinks, each of which works at its own pace, up to
 // copyAhead buffers behind the fastest. It returns the bytes read and the first
 // error of src, of a sink or of ctx.
@@ -28,7 +32,7 @@ func fanOut(ctx context.Context, src io.Reader, sinks ...io.Writer) (int64, erro
 	defer cancel(nil)
 	free := make(chan *buffer, copyAhead)
 	for range copyAhead {
-		free <- &buffer{store: make([]byte, copySize)}
+		free <- nil // to be taken from the pool if it is needed
 	}
 	lanes := make([]chan *buffer, len(sinks))
 	var wg sync.WaitGroup
@@ -52,6 +56,12 @@ func fanOut(ctx context.Context, src io.Reader, sinks ...io.Writer) (int64, erro
 		close(lane)
 	}
 	wg.Wait()
+	close(free)
+	for b := range free {
+		if b != nil {
+			buffers.Put(b)
+		}
+	}
 	if cause := context.Cause(ctx); err == nil && cause != nil {
 		err = cause
 	}
@@ -69,6 +79,9 @@ func feed(ctx context.Context, src io.Reader, free <-chan *buffer, lanes []chan 
 		}
 		if err := context.Cause(ctx); err != nil {
 			return total, err
+		}
+		if b == nil {
+			b = buffers.Get().(*buffer)
 		}
 		n, err := fill(src, b.store)
 		total += int64(n)

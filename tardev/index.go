@@ -223,7 +223,7 @@ func (x *index) number(base uint64) (order []*node, names uint64) {
 // superblock, and returns the number of inodes.
 func (x *index) writeTo(dst io.Writer, base uint64) (inodes uint64, err error) {
 	order, names := x.number(base)
-	w := bufio.NewWriterSize(dst, copySize)
+	w := bufio.NewWriterSize(dst, ioSize)
 	at := base
 	write := func(p []byte) {
 		at += uint64(len(p))
