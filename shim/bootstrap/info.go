@@ -1,0 +1,48 @@
+package bootstrap
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/containerd/containerd/api/types"
+	"google.golang.org/protobuf/proto"
+)
+
+// Version returns the version of the program and the commit it was built from.
+func Version() (version, revision string) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown", ""
+	}
+	version = info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = s.Value
+		}
+	}
+	return version, revision
+}
+
+// WriteInfo answers "-info": what containerd wants to know of a runtime, as a
+// RuntimeInfo.
+func WriteInfo(w io.Writer, runtimeName string) error {
+	version, revision := Version()
+	info, err := proto.Marshal(&types.RuntimeInfo{
+		Name:    runtimeName,
+		Version: &types.RuntimeVersion{Version: version, Revision: revision},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(info)
+	return err
+}
+
+// WriteVersion answers "-v" and "--version", for people.
+func WriteVersion(w io.Writer, program string) error {
+	version, revision := Version()
+	_, err := fmt.Fprintf(w, "%s:\n  Version:    %s\n  Revision:   %s\n  Go version: %s\n", program, version, revision, runtime.Version())
+	return err
+}

@@ -1,0 +1,32 @@
+package shim
+
+import "time"
+
+// How long each thing may take before what comes next is tried.
+const (
+	// shutdownTimeout bounds the stop of the sandbox when the shim is to end.
+	// containerd waits 3 s for the answer to Shutdown and runs delete then.
+	shutdownTimeout = 15 * time.Second
+	// replyTimeout bounds how long an ending server waits for its replies to go out.
+	replyTimeout = time.Second
+
+	// forwardTimeout bounds one attempt to hand an event to containerd.
+	forwardTimeout = 5 * time.Second
+	// retryMin and retryMax bound the pause between two attempts, which doubles.
+	retryMin = 100 * time.Millisecond
+	retryMax = 5 * time.Second
+	// flushTimeout bounds how long an ending shim tries to get rid of its events.
+	flushTimeout = 3 * time.Second
+
+	// readerTimeout bounds the wait for somebody to open a fifo for reading
+	// before a process is started; readerPoll is the pause between two looks.
+	readerTimeout = 2 * time.Second
+	readerPoll    = 2 * time.Millisecond
+
+	// loggerReady bounds the wait for a logging binary to say that it is ready,
+	// loggerDrain that for its end after the last output, loggerStop that after
+	// a SIGTERM.
+	loggerReady = 10 * time.Second
+	loggerDrain = 5 * time.Second
+	loggerStop  = 2 * time.Second
+)
