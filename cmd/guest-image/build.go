@@ -19,7 +19,7 @@ const defaultModified = 1704067200
 func buildCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "build",
-		Usage: "write vmlinuz, initrd.img and manifest.json",
+		Usage: "write vmlinux, vmlinuz, initrd.img and manifest.json",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: ".cache/guest", Usage: "`DIR` to write to"},
 			&cli.StringFlag{Name: "agent", Usage: "the agent's executable `FILE` (default: build " + image.AgentPackage + ")"},

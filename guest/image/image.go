@@ -20,7 +20,8 @@ import (
 
 // Names of the files that Build writes.
 const (
-	KernelFile   = "vmlinuz"
+	KernelFile   = "vmlinux" // ELF with a PVH entry point: what Cloud Hypervisor boots, and boots fastest
+	BzImageFile  = "vmlinuz" // as the package has it
 	InitrdFile   = "initrd.img"
 	ManifestFile = "manifest.json"
 )
@@ -50,8 +51,8 @@ type Options struct {
 
 // Image is a kernel and a ramdisk in memory.
 type Image struct {
-	Kernel, Initrd []byte
-	Manifest       Manifest
+	Kernel, BzImage, Initrd []byte
+	Manifest                Manifest
 }
 
 // Build makes an image. Packages that are not in apt's directory yet are
@@ -78,6 +79,10 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	vmlinux, err := extract(ctx, k.vmlinuz.Data)
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", k.vmlinuz.Path, origin(k.pkg), err)
+	}
 	initrd, unpacked, err := pack(t, o)
 	if err != nil {
 		return nil, err
@@ -85,7 +90,7 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	m := Manifest{
 		Kernel: KernelInfo{
 			Release: k.modules.release, Package: origin(k.pkg),
-			SHA256: sum(k.vmlinuz.Data), Size: len(k.vmlinuz.Data),
+			Vmlinuz: kernelSum(k.vmlinuz.Data), Vmlinux: kernelSum(vmlinux),
 		},
 		Initrd: InitrdInfo{
 			Compression: o.Compression, SHA256: sum(initrd),
@@ -97,7 +102,7 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	for _, mod := range boot {
 		m.Modules = append(m.Modules, mod.name)
 	}
-	return &Image{Kernel: k.vmlinuz.Data, Initrd: initrd, Manifest: m}, nil
+	return &Image{Kernel: vmlinux, BzImage: k.vmlinuz.Data, Initrd: initrd, Manifest: m}, nil
 }
 
 // checkAgent refuses what could not be the first program of the guest.
@@ -236,7 +241,7 @@ func (i *Image) WriteTo(dir string) error {
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{KernelFile, i.Kernel}, {InitrdFile, i.Initrd}, {ManifestFile, manifest}} {
+	}{{KernelFile, i.Kernel}, {BzImageFile, i.BzImage}, {InitrdFile, i.Initrd}, {ManifestFile, manifest}} {
 		if err := replace(filepath.Join(dir, f.name), f.data); err != nil {
 			return fmt.Errorf("write guest image: %w", err)
 		}

@@ -22,13 +22,22 @@ type Manifest struct {
 	Files    []FileInfo    `json:"files"`    // of the initrd, by path
 }
 
-// KernelInfo describes the file vmlinuz.
+// KernelInfo describes the files vmlinuz and vmlinux: the same kernel, as its
+// package has it and expanded.
 type KernelInfo struct {
-	Release string `json:"release"`
-	Package string `json:"package"`
-	SHA256  string `json:"sha256"`
-	Size    int    `json:"size"`
+	Release string    `json:"release"`
+	Package string    `json:"package"`
+	Vmlinuz KernelSum `json:"vmlinuz"`
+	Vmlinux KernelSum `json:"vmlinux"`
 }
+
+// KernelSum is the checksum and size of a kernel file.
+type KernelSum struct {
+	SHA256 string `json:"sha256"`
+	Size   int    `json:"size"`
+}
+
+func kernelSum(data []byte) KernelSum { return KernelSum{SHA256: sum(data), Size: len(data)} }
 
 // InitrdInfo describes the file initrd.img.
 type InitrdInfo struct {

@@ -22,6 +22,9 @@ type Options struct {
 	// Suite is a suite's name ("unstable"); empty: the machine's own sources as
 	// they stand.
 	Suite string
+	// Etc is apt's configuration directory, whose sources lead to the suite;
+	// empty: /etc/apt.
+	Etc string
 	// Architecture of the packages ("amd64").
 	Architecture string
 	// Progress gets a line per step; nil: none.
@@ -43,9 +46,14 @@ func Open(o Options) (*Apt, error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
+	if o.Etc == "" {
+		o.Etc = "/etc/apt"
+	}
 	name := o.Suite
 	if name == "" {
 		name = "own"
+	} else if !isName(name) {
+		return nil, fmt.Errorf("suite %q is no name: %w", name, errdefs.ErrInvalidArgument)
 	}
 	dir, err := filepath.Abs(filepath.Join(o.Dir, name))
 	if err != nil {
@@ -63,7 +71,7 @@ func Open(o Options) (*Apt, error) {
 	if o.Suite == "" {
 		return a, nil
 	}
-	sources, err := ReadSources(os.DirFS("/etc/apt"))
+	sources, err := ReadSources(os.DirFS(o.Etc))
 	if err != nil {
 		return nil, err
 	}
