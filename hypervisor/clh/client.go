@@ -55,20 +55,17 @@ func (c *client) call(ctx context.Context, endpoint string, timeout time.Duratio
 }
 
 // explain turns a failure of the connection into what is behind it: the end of
-// the call's time or of the VMM.
+// the call's time or of the VMM, which a broken connection announces.
 func (c *client) explain(ctx context.Context, endpoint string, err error) error {
-	if ctx.Err() == nil {
-		select {
-		case <-c.lifetime.Done():
-			return fmt.Errorf("%s: %w", endpoint, hypervisor.ErrGone)
-		case <-ctx.Done():
-		case <-time.After(dyingTimeout):
-		}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", endpoint, context.Cause(ctx))
 	}
-	if cause := context.Cause(ctx); cause != nil {
-		return fmt.Errorf("%s: %w", endpoint, cause)
+	select {
+	case <-c.lifetime.Done():
+		return fmt.Errorf("%s: %w", endpoint, hypervisor.ErrGone)
+	case <-time.After(dyingTimeout):
+		return fmt.Errorf("%s: %w: %w", endpoint, err, errdefs.ErrUnavailable)
 	}
-	return fmt.Errorf("%s: %w: %w", endpoint, err, errdefs.ErrUnavailable)
 }
 
 func decode(endpoint string, resp *http.Response, answer any) error {

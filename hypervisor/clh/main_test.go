@@ -2,16 +2,21 @@ package clh_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/hypervisor/clh"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/api"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/memory"
 )
 
@@ -27,7 +32,8 @@ type host struct {
 	dir  string
 	o    clh.Options
 	spec hypervisor.Spec
-	fds  int
+
+	fds, goroutines int // before the test
 }
 
 // newHost prepares a machine that follows the script. When the test is over it
@@ -42,10 +48,14 @@ func newHost(t testing.TB, script memory.Script) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv(memory.ScriptEnv, script.String())
+	path := filepath.Join(dir, "script.json")
+	if err := os.WriteFile(path, []byte(script.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(memory.ScriptEnv, path)
 	h := &host{t: t, dir: dir, o: clh.Options{Path: exe, Dir: filepath.Join(dir, "vm")}}
 	h.spec = hypervisor.Spec{ID: "sb", VCPUs: 1, MemoryMiB: 128, Kernel: h.file("kernel"), Initrd: h.file("initrd")}
-	h.fds = countFDs(t)
+	h.fds, h.goroutines = countFDs(t), runtime.NumGoroutine()
 	t.Cleanup(func() {
 		h.wantNothingLeft()
 		os.RemoveAll(dir)
@@ -91,14 +101,15 @@ func (h *host) boot() hypervisor.VM {
 	return vm
 }
 
-// vmms lists the processes that were started in this host's directory.
-func (h *host) vmms() []string {
+// children lists the processes that this one has, dead ones not reaped too.
+func children(t testing.TB) []string {
+	t.Helper()
 	var found []string
-	all, _ := filepath.Glob("/proc/[0-9]*/environ")
+	all, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range all {
-		env, _ := os.ReadFile(path)
-		if filepath.Dir(path) != fmt.Sprintf("/proc/%d", os.Getpid()) && strings.Contains(string(env), "CLH_TEST="+h.dir) {
-			found = append(found, filepath.Dir(path))
+		stat, _ := os.ReadFile(path)
+		if strings.Contains(string(stat), fmt.Sprintf(") S %d ", os.Getpid())) || strings.Contains(string(stat), fmt.Sprintf(") Z %d ", os.Getpid())) {
+			found = append(found, string(stat))
 		}
 	}
 	return found
@@ -110,13 +121,16 @@ func (h *host) wantNothingLeft() {
 	if err == nil && len(left) > 0 {
 		h.t.Errorf("left in %s: %v", h.o.Dir, left)
 	}
+	if c := children(h.t); len(c) > 0 {
+		h.t.Errorf("left running: %s", c)
+	}
 	for range 100 {
-		if countFDs(h.t) <= h.fds {
+		if countFDs(h.t) <= h.fds && runtime.NumGoroutine() <= h.goroutines {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	h.t.Errorf("%d descriptors more than before", countFDs(h.t)-h.fds)
+	h.t.Errorf("%d descriptors and %d goroutines more than before", countFDs(h.t)-h.fds, runtime.NumGoroutine()-h.goroutines)
 }
 
 func countFDs(t testing.TB) int {
@@ -128,7 +142,8 @@ func countFDs(t testing.TB) int {
 	return len(fds)
 }
 
-// agent listens where a guest's agent would and answers every connection.
+// agent listens where a guest's agent would and answers each connection with
+// serve, which is to return when the connection ends.
 func (h *host) agent(name string, serve func(net.Conn)) string {
 	h.t.Helper()
 	path := filepath.Join(h.dir, name)
@@ -143,8 +158,57 @@ func (h *host) agent(name string, serve func(net.Conn)) string {
 			if err != nil {
 				return
 			}
-			go serve(c)
+			go func() {
+				defer c.Close()
+				serve(c)
+			}()
 		}
 	}()
 	return path
+}
+
+// call asks the VMM's API past the driver.
+func (h *host) call(method, endpoint string, answer any) {
+	h.t.Helper()
+	tr := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(h.o.Dir, h.spec.ID, "clh-api.sock"))
+		},
+	}
+	req, err := http.NewRequest(method, "http://localhost/api/v1/"+endpoint, nil)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	resp, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if answer != nil {
+		if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+}
+
+// disks lists what vm.info says is plugged, ids in order.
+func (h *host) disks() []string {
+	h.t.Helper()
+	var info api.VmInfo
+	h.call(http.MethodGet, "vm.info", &info)
+	ids := []string{}
+	if info.Config.Disks != nil {
+		for _, d := range *info.Config.Disks {
+			ids = append(ids, *d.Id)
+		}
+	}
+	return ids
+}
+
+func (h *host) wantDisks(want ...string) {
+	h.t.Helper()
+	if got := h.disks(); !slices.Equal(got, want) {
+		h.t.Errorf("the VMM has the disks %q, want %q", got, want)
+	}
 }

@@ -17,7 +17,7 @@ const (
 	killTimeout = 5 * time.Second
 	// dyingTimeout is how long a broken connection waits to learn that the VMM
 	// has died, which says more than the broken connection does.
-	dyingTimeout = 500 * time.Millisecond
+	dyingTimeout = 200 * time.Millisecond
 	// lastEventTimeout is how long the end of the process waits for the end of
 	// its event stream, which says why.
 	lastEventTimeout = 20 * time.Millisecond
