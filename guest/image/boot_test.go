@@ -1,0 +1,134 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kata-cc/kata-cc/guest/image/debian"
+)
+
+// cache is the apt directory that `guest-image build` fills.
+const cache = "../../.cache/debian"
+
+// cachedApt works from what was fetched before; it never touches the network.
+func cachedApt(t *testing.T) *debian.Apt {
+	t.Helper()
+	if lists, _ := filepath.Glob(cache + "/own/lists/*_Packages*"); len(lists) == 0 {
+		t.Skip("needs Debian packages in .cache/debian: go run ./cmd/guest-image build")
+	}
+	apt, err := debian.Open(debian.Options{Dir: cache, Architecture: "amd64", Progress: testLog{t}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return apt
+}
+
+type testLog struct{ t *testing.T }
+
+func (l testLog) Write(b []byte) (int, error) {
+	l.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+func buildTest(t *testing.T, compression Compression) *Image {
+	t.Helper()
+	apt := cachedApt(t)
+	init, err := BuildAgent(t.Context(), "./testdata/init")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := Build(t.Context(), Options{
+		Apt: apt, Agent: init, Compression: compression, Modified: time.Unix(1704067200, 0), Progress: testLog{t},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func TestTwoBuildsGiveTheSameBytes(t *testing.T) {
+	for _, compression := range []Compression{Uncompressed, Zstd} {
+		first, second := buildTest(t, compression), buildTest(t, compression)
+		if sha256.Sum256(first.Initrd) != sha256.Sum256(second.Initrd) {
+			t.Errorf("%s: ramdisks differ", compression)
+		}
+		if !bytes.Equal(first.Kernel, second.Kernel) || !bytes.Equal(first.BzImage, second.BzImage) {
+			t.Errorf("%s: kernels differ", compression)
+		}
+		one, err := first.Manifest.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		two, err := second.Manifest.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(one, two) {
+			t.Errorf("%s: manifests differ", compression)
+		}
+	}
+}
+
+// TestBoot boots each form of the kernel and has the guest try what is in it.
+func TestBoot(t *testing.T) {
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Skip("needs qemu-system-x86_64")
+	}
+	for _, test := range []struct {
+		kernel      string
+		compression Compression
+	}{{KernelFile, Uncompressed}, {BzImageFile, Zstd}, {KernelFile, Gzip}} {
+		t.Run(test.kernel+" "+string(test.compression), func(t *testing.T) {
+			img := buildTest(t, test.compression)
+			dir := t.TempDir()
+			if err := img.WriteTo(dir); err != nil {
+				t.Fatal(err)
+			}
+			console := boot(t, qemu, filepath.Join(dir, test.kernel), filepath.Join(dir, InitrdFile))
+			for _, want := range []string{
+				"init: reached",
+				"init: modules loaded",
+				"head -n 1: crun version ",
+				"dmsetup ls: No devices found",
+				"-f 1: verity",
+				`tr '\n' ' ': ext4 fuse nodev overlay`,
+				"/proc/filesystems: nodev erofs",
+				"cut -c 1: c c",
+				"init: done",
+			} {
+				if !strings.Contains(console, want) {
+					t.Errorf("the guest did not say %q", want)
+				}
+			}
+			if t.Failed() || testing.Verbose() {
+				t.Log(console)
+			}
+		})
+	}
+}
+
+func boot(t *testing.T, qemu, kernel, initrd string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, qemu, "-M", "pc", "-accel", "tcg", "-m", "256",
+		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
+		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=1")
+	var console bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &console, os.Stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("qemu: %v\n%s", err, console.String())
+	}
+	return console.String()
+}
+
+// bootTimeout bounds a guest's life: it takes two seconds alone on a machine.
+const bootTimeout = 2 * time.Minute

@@ -1,0 +1,89 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Output is a stream out of a process: a pipe's reading end or a terminal.
+type Output struct {
+	f     *os.File
+	turn  chan struct{} // held by the one reader
+	ended chan struct{} // closed when the process has ended
+}
+
+func newOutput(f *os.File) *Output {
+	return &Output{f: f, turn: make(chan struct{}, 1), ended: make(chan struct{})}
+}
+
+// Read waits for output and returns up to size bytes of it, at most
+// [MaxRead]. It returns no bytes and no error at the end of the stream, which
+// is when every writer has closed it, or when the process has ended and whoever
+// else holds the stream has been silent for [DrainTime].
+func (o *Output) Read(ctx context.Context, size int) ([]byte, error) {
+	select {
+	case o.turn <- struct{}{}:
+		defer func() { <-o.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	// A caller who went away must not take bytes with him.
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		o.f.SetReadDeadline(time.Unix(1, 0))
+		close(woken)
+	})
+	defer func() {
+		if !stop() {
+			<-woken
+		}
+	}()
+	buf := make([]byte, min(max(size, 1), MaxRead))
+	for {
+		if !o.setDeadline(ctx) {
+			return nil, context.Cause(ctx)
+		}
+		n, err := o.f.Read(buf)
+		switch {
+		case n > 0:
+			return buf[:n], nil
+		case err == nil || errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed), errors.Is(err, unix.EIO):
+			return nil, nil // EIO is how a terminal says that nobody holds its other end
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, err
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case o.hasEnded():
+			return nil, nil
+		}
+	}
+}
+
+// setDeadline limits the next read; it is false if ctx has ended.
+func (o *Output) setDeadline(ctx context.Context) bool {
+	o.f.SetReadDeadline(time.Time{})
+	if o.hasEnded() {
+		o.f.SetReadDeadline(time.Now().Add(DrainTime))
+	}
+	return ctx.Err() == nil
+}
+
+func (o *Output) hasEnded() bool {
+	select {
+	case <-o.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// processEnded bounds how long a reader may still wait.
+func (o *Output) processEnded() {
+	close(o.ended)
+	o.f.SetReadDeadline(time.Now().Add(DrainTime))
+}

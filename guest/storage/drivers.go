@@ -1,0 +1,229 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/guest/mount"
+	"github.com/kata-cc/kata-cc/internal/undo"
+)
+
+const (
+	driverBlock   = "blk"
+	driverOverlay = "overlayfs"
+)
+
+// job is the mounting of one storage.
+type job struct {
+	set       *Set
+	st        *agentpb.Storage
+	container string // empty for the sandbox itself
+	undo      *undo.Stack
+}
+
+// drivers mount a storage, by the name the protocol gives them. What they do is
+// on the job's undo stack, also when they fail.
+var drivers = map[string]func(context.Context, *job) error{
+	driverBlock:   mountBlock,
+	"mmioblk":     mountBlock,
+	"nvdimm":      mountBlock,
+	driverOverlay: mountOverlay,
+	"ephemeral":   mountEphemeral,
+	"local":       makeLocal,
+	"virtio-fs":   mountPlain,
+	"9p":          mountPlain,
+}
+
+// Drivers lists the names of the storage drivers.
+func Drivers() []string { return slices.Sorted(maps.Keys(drivers)) }
+
+// mount makes m at the storage's mount point and enters its undoing.
+func (j *job) mount(m mount.Mount) error {
+	m.Target = j.st.GetMountPoint()
+	j.undo.Add(removeDir(m.Target))
+	if err := m.Do(); err != nil {
+		return err
+	}
+	j.undo.Add(unmounter(m.Target))
+	return nil
+}
+
+func unmounter(target string) func(context.Context) error {
+	return func(context.Context) error { return mount.Unmount(target) }
+}
+
+// mountPlain hands everything to the kernel as it is.
+func mountPlain(_ context.Context, j *job) error {
+	opts, err := mount.ParseOptions(j.st.GetOptions())
+	if err != nil {
+		return err
+	}
+	return j.mount(mount.Mount{Source: j.st.GetSource(), FSType: j.st.GetFstype(), Options: opts})
+}
+
+// mountEphemeral mounts guest memory: a tmpfs with the options asked for, or huge pages.
+func mountEphemeral(_ context.Context, j *job) error {
+	options := slices.DeleteFunc(slices.Clone(j.st.GetOptions()), func(o string) bool { return strings.HasPrefix(o, "fsgid=") })
+	opts, err := mount.ParseOptions(options)
+	if err != nil {
+		return err
+	}
+	switch fstype := j.st.GetFstype(); fstype {
+	case "tmpfs", "shm", "":
+		if err := j.mount(mount.Mount{Source: ephemeralSource(j.st), FSType: "tmpfs", Options: opts}); err != nil {
+			return err
+		}
+	case "hugetlbfs":
+		if err := reserveHugePages(j.st.GetOptions()); err != nil {
+			return err
+		}
+		if err := j.mount(mount.Mount{Source: "nodev", FSType: fstype, Options: opts}); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("file system %q is not guest memory: %w", fstype, errdefs.ErrInvalidArgument)
+	}
+	return chgrp(j.st.GetMountPoint(), options2gid(j.st.GetOptions()))
+}
+
+func ephemeralSource(st *agentpb.Storage) string {
+	if st.GetSource() == "" {
+		return "tmpfs"
+	}
+	return st.GetSource()
+}
+
+// reserveHugePages makes the kernel set aside as many pages as size needs.
+func reserveHugePages(options []string) error {
+	page, err1 := sizeOption(options, "pagesize")
+	size, err2 := sizeOption(options, "size")
+	if err1 != nil || err2 != nil || page == 0 {
+		return fmt.Errorf("huge pages need the options pagesize= and size=, not %q: %w", options, errdefs.ErrInvalidArgument)
+	}
+	dir := fmt.Sprintf("/sys/kernel/mm/hugepages/hugepages-%dkB", page>>10)
+	file := filepath.Join(dir, "nr_hugepages")
+	want := (size + page - 1) / page
+	if err := os.WriteFile(file, []byte(strconv.FormatUint(want, 10)), 0); err != nil {
+		return fmt.Errorf("reserve %d huge pages of %d bytes: %w", want, page, err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if got, _ := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64); got < want {
+		return fmt.Errorf("Only allocated %d of %d huge pages of %d bytes: %w", got, want, page, errdefs.ErrResourceExhausted)
+	}
+	return nil
+}
+
+// sizeOption reads "name=<number>[k|M|G]".
+func sizeOption(options []string, name string) (uint64, error) {
+	v, ok := mount.Option(options, name)
+	if !ok {
+		return 0, errdefs.ErrNotFound
+	}
+	shift := 0
+	if i := strings.IndexAny(v, "kKmMgG"); i >= 0 {
+		shift = map[byte]int{'k': 10, 'm': 20, 'g': 30}[v[i]|0x20]
+		v = v[:i]
+	}
+	n, err := strconv.ParseUint(v, 10, 64)
+	return n << shift, err
+}
+
+// makeLocal makes a directory in guest memory, with the options mode= and fsgid=.
+func makeLocal(_ context.Context, j *job) error {
+	dir := j.st.GetMountPoint()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	j.undo.Add(func(context.Context) error { return os.RemoveAll(dir) })
+	mode := os.FileMode(0o755)
+	if v, ok := mount.Option(j.st.GetOptions(), "mode"); ok {
+		n, err := strconv.ParseUint(v, 8, 12)
+		if err != nil {
+			return fmt.Errorf("mode %q is not octal: %w", v, errdefs.ErrInvalidArgument)
+		}
+		mode = os.FileMode(n & 0o777)
+	}
+	if err := os.Chmod(dir, mode); err != nil { // MkdirAll's mode goes through the umask
+		return err
+	}
+	return chgrp(dir, options2gid(j.st.GetOptions()))
+}
+
+// options2gid reads the option fsgid=; -1 is none.
+func options2gid(options []string) int {
+	v, ok := mount.Option(options, "fsgid")
+	if !ok {
+		return -1
+	}
+	gid, err := strconv.Atoi(v)
+	if err != nil {
+		return -1
+	}
+	return gid
+}
+
+// chgrp gives a directory to a group, as its new files will be.
+func chgrp(dir string, gid int) error {
+	if gid < 0 {
+		return nil
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if err := os.Chown(dir, -1, gid); err != nil {
+		return err
+	}
+	return os.Chmod(dir, info.Mode().Perm()|os.ModeSetgid|0o070)
+}
+
+// applyGroup gives everything of a storage to the group it asks for.
+func applyGroup(st *agentpb.Storage) error {
+	g := st.GetFsGroup()
+	if g == nil {
+		return nil
+	}
+	gid := int(g.GetGroupId())
+	root := st.GetMountPoint()
+	var top unix.Stat_t
+	if err := unix.Stat(root, &top); err != nil {
+		return err
+	}
+	if g.GetGroupChangePolicy() == agentpb.FSGroupChangePolicy_OnRootMismatch && int(top.Gid) == gid && top.Mode&unix.S_ISGID != 0 {
+		return nil
+	}
+	return filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if err := os.Lchown(p, -1, gid); err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || d.Type()&os.ModeSymlink != 0 {
+			return err
+		}
+		mode := info.Mode()&(os.ModePerm|os.ModeSetuid|os.ModeSetgid|os.ModeSticky) | 0o060
+		if d.IsDir() {
+			mode |= os.ModeSetgid | 0o010
+		}
+		return os.Chmod(p, mode)
+	})
+}
+
+// layerName is the name of what is mounted at a mount point: a layer's id.
+func layerName(mountPoint string) string { return path.Base(mountPoint) }
