@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/namespaces"
@@ -46,7 +47,6 @@ type Options struct {
 type Service struct {
 	o      Options
 	events *queue
-	server *ttrpc.Server
 
 	mu      sync.Mutex
 	sandbox *sandbox.Sandbox // nil before the first Create and after a failed one
@@ -69,7 +69,6 @@ func New(ctx context.Context, o Options) (*Service, error) {
 
 // RegisterTTRPC implements what containerd's shim library expects of a service.
 func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
-	s.server = server
 	taskapi.RegisterTaskService(server, s)
 	return nil
 }
@@ -190,7 +189,7 @@ func (s *Service) Shutdown(ctx context.Context, _ *taskapi.ShutdownRequest) (*em
 		log.G(ctx).WithError(err).Error("sandbox was not stopped; what is left is for delete to remove")
 	}
 	removeSocket(ctx) // now, so that a shim of the same id may start as soon as this is answered
-	s.o.Exit()
+	time.AfterFunc(replyDelay, s.o.Exit)
 	return &emptypb.Empty{}, nil
 }
 
@@ -206,9 +205,8 @@ func (s *Service) stopSandbox(ctx context.Context) error {
 	return sb.Stop(ctx)
 }
 
-// Close ends the service in order: the sandbox, the events it leaves, the
-// connections once their replies are out. It is the one callback of the server's
-// shutdown.
+// Close ends the service in order: the sandbox, then the events it leaves. It is
+// the one callback of the server's shutdown.
 func (s *Service) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.exiting = true
@@ -219,11 +217,6 @@ func (s *Service) Close(ctx context.Context) error {
 	}
 	s.events.close(ctx)
 	removeSocket(ctx)
-	if s.server != nil {
-		ctx, cancel := context.WithTimeout(ctx, replyTimeout)
-		defer cancel()
-		_ = s.server.Shutdown(ctx) // a client that goes on asking is cut off
-	}
 	return err
 }
 

@@ -7,8 +7,9 @@ const (
 	// shutdownTimeout bounds the stop of the sandbox when the shim is to end.
 	// containerd waits 3 s for the answer to Shutdown and runs delete then.
 	shutdownTimeout = 15 * time.Second
-	// replyTimeout bounds how long an ending server waits for its replies to go out.
-	replyTimeout = time.Second
+	// replyDelay is how long the server outlives its answer to Shutdown: ttrpc
+	// tells nobody when an answer is out.
+	replyDelay = 20 * time.Millisecond
 
 	// forwardTimeout bounds one attempt to hand an event to containerd.
 	forwardTimeout = 5 * time.Second

@@ -1,0 +1,70 @@
+package conformance
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+)
+
+func isFailedPrecondition(err error) bool { return errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) }
+
+func isNotFound(err error) bool { return errdefs.IsNotFound(errgrpc.ToNative(err)) }
+
+// disks asks the VMM of a sandbox for the layers that its machine has, in the
+// order in which they were plugged.
+func (h *host) disks(sandbox string) []string {
+	h.t.Helper()
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", filepath.Join("/run/vc/vm", sandbox, "clh-api.sock"))
+	}}}
+	defer client.CloseIdleConnections()
+	r, err := client.Get("http://localhost/api/v1/vm.info")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer r.Body.Close()
+	var info struct {
+		Config struct {
+			Disks []struct{ Path string }
+		}
+	}
+	if err := json.NewDecoder(r.Body).Decode(&info); err != nil {
+		h.t.Fatal(err)
+	}
+	var names []string
+	for _, d := range info.Config.Disks {
+		names = append(names, filepath.Base(d.Path))
+	}
+	return names
+}
+
+func (h *host) wantDisks(sandbox string, want ...string) {
+	h.t.Helper()
+	if got := h.disks(sandbox); !slices.Equal(got, want) {
+		h.t.Fatalf("disks %q, want %q", got, want)
+	}
+}
+
+// attach calls start for a later container of the pod, which must answer with
+// the address of the pod's shim.
+func (s *shim) attach(id string, changes ...change) {
+	s.h.t.Helper()
+	bundle := s.h.bundle(id, append([]change{inPod(s.id, id)}, changes...)...)
+	cmd := s.h.command(bundle, "-id", id, "start")
+	cmd.Stderr = os.Stderr
+	address, err := cmd.Output()
+	if err != nil {
+		s.h.t.Fatalf("start %s: %v", id, err)
+	}
+	if want := "unix://" + socketOf(s.h.address, s.id); string(address) != want {
+		s.h.t.Fatalf("start %s answered %q, want %q", id, address, want)
+	}
+}

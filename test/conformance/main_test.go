@@ -1,0 +1,41 @@
+package conformance
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/memory"
+)
+
+// shimBinary is the program under test.
+var shimBinary string
+
+// TestMain makes this binary the VMM that the shim launches, and builds the shim
+// unless SHIM names one.
+func TestMain(m *testing.M) {
+	memory.Exec()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	shimBinary = os.Getenv("SHIM")
+	if shimBinary == "" {
+		dir, err := os.MkdirTemp("", "shim")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		shimBinary = filepath.Join(dir, "containerd-shim-kata-cc-v2")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", shimBinary, "github.com/kata-cc/kata-cc/cmd/containerd-shim-kata-cc-v2")
+		build.Stdout, build.Stderr = os.Stderr, os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, "build the shim:", err)
+			return 1
+		}
+	}
+	return m.Run()
+}
