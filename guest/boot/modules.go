@@ -14,7 +14,7 @@ import (
 const moduleList = "/etc/kata-agent/modules"
 
 // loadModules loads what the list names; a guest without the list needs none.
-// A module that is loaded, or built in, is success.
+// A module that is loaded, built in, or has nothing to drive is success.
 func loadModules(list string) error {
 	data, err := os.ReadFile(list)
 	if errors.Is(err, os.ErrNotExist) {
@@ -48,8 +48,14 @@ func loadModule(path string) error {
 		return fmt.Errorf("load kernel module: %w", err)
 	}
 	defer f.Close()
-	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && err != unix.EEXIST {
+	switch err := unix.FinitModule(int(f.Fd()), "", 0); err {
+	case nil, unix.EEXIST:
+		return nil
+	case unix.ENODEV:
+		// An accelerator (sha256-ssse3) on a processor without the instructions:
+		// the kernel's own code does the work.
+		return nil
+	default:
 		return fmt.Errorf("load kernel module %s: %w", path, err)
 	}
-	return nil
 }
