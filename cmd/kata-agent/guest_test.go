@@ -1,0 +1,190 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+)
+
+const debugConsole = "agent.debug_console agent.log=debug"
+
+// shell runs lines in the guest's debug console and returns what it showed.
+func (m *machine) shell(lines string) string {
+	m.t.Helper()
+	conn, r := m.dial(1026)
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "stty -echo; PS1=; "+lines+"\nexit\n"); err != nil {
+		m.t.Fatal(err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(callTimeout))
+	out, err := io.ReadAll(r)
+	if err != nil {
+		m.t.Fatalf("debug console: %v after %q", err, out)
+	}
+	return strings.ReplaceAll(string(out), "\r\n", "\n")
+}
+
+func (m *machine) createSandbox() {
+	m.t.Helper()
+	_, err := m.CreateSandbox(m.ctx(), &agentpb.CreateSandboxRequest{SandboxId: "sandbox", Hostname: "example", Dns: []string{"nameserver 10.0.0.10"}})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// busyboxLayer is a layer with the host's static busybox.
+func busyboxLayer(t *testing.T, id string) layer {
+	t.Helper()
+	data, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Skip("needs " + busybox)
+	}
+	return makeLayer(t, id, [2]string{"LAYER_1", ""}, [2]string{"bin/", ""}, [2]string{"bin/busybox", string(data)}, [2]string{"bin/sh", "->busybox"})
+}
+
+func (m *machine) podSpec(id string, args ...string) *agentpb.Spec {
+	spec := m.spec(args...)
+	spec.Root.Path = "/run/kata-containers/shared/containers/" + id
+	spec.Linux.CgroupsPath = "/pod/" + id
+	spec.Mounts = spec.Mounts[:3]
+	spec.Linux.Resources = &agentpb.LinuxResources{
+		Memory: &agentpb.LinuxMemory{Limit: 50 << 20}, CPU: &agentpb.LinuxCPU{Quota: 20000, Period: 100000, Shares: 204}, Pids: &agentpb.LinuxPids{Limit: 100},
+		Devices: []*agentpb.LinuxDeviceCgroup{{Allow: false, Major: -1, Minor: -1, Access: "rwm"}},
+	}
+	return spec
+}
+
+// createOn creates a container on layers which are on disks at sources.
+func (m *machine) createOn(id string, spec *agentpb.Spec, layers []layer, sources []string) error {
+	r := &agentpb.CreateContainerRequest{ContainerId: id, ExecId: id, OCI: spec}
+	for i, l := range layers {
+		r.Storages = append(r.Storages, l.storage(sources[i]))
+	}
+	r.Storages = append(r.Storages, overlay(id, layers...))
+	_, err := m.CreateContainer(m.ctx(), r)
+	return err
+}
+
+func TestGuestRunsContainersOnVerifiedLayers(t *testing.T) {
+	base := busyboxLayer(t, strings.Repeat("a", 64))
+	top := makeLayer(t, strings.Repeat("b", 64), [2]string{"LAYER_2", ""}, [2]string{"data", strings.Repeat("x", 64<<10)})
+	m := bootVM(t, debugConsole)
+	m.createSandbox()
+	sources := []string{m.plug(top.path, 10), m.plug(base.path, 11)}
+	if err := m.createOn("one", m.podSpec("one", "/bin/busybox", "sh", "-c", "busybox ls /; busybox cat /proc/self/cgroup; busybox head -c 4 /data; exec busybox sleep 1000"), []layer{top, base}, sources); err != nil {
+		t.Fatal(err)
+	}
+	m.start("one")
+	if got := m.readUntil("one", "", "xxxx"); !strings.Contains(got, "LAYER_1\nLAYER_2\nbin\ndata\ndev\n") {
+		t.Errorf("the container sees %q", got)
+	}
+	// The second container names the same layers, by the other form of their position.
+	if err := m.createOn("two", m.podSpec("two", "/bin/busybox", "sleep", "1000"), []layer{base}, []string{sources[1]}); err != nil {
+		t.Fatal(err)
+	}
+	m.start("two")
+	stats, err := m.StatsContainer(m.ctx(), &agentpb.StatsContainerRequest{ContainerId: "one"})
+	if err != nil || stats.GetCgroupStats().GetMemoryStats().GetUsage().GetLimit() != 50<<20 || stats.GetCgroupStats().GetCpuStats().GetCpuUsage().GetTotalUsage() == 0 {
+		t.Errorf("stats are %v, %v", stats, err)
+	}
+	shown := m.shell("dmsetup ls; dmsetup table " + base.id + "; mount; cat /etc/resolv.conf; free; cat /proc/1/status | grep VmRSS; ls -l /run/kata-containers/one/rootfs")
+	for _, want := range []string{
+		base.id + "\t(253:", base.rootHash,
+		"/dev/mapper/" + base.id + " on /run/kata-containers/sandbox/layers/" + base.id + " type fuse.tar (ro",
+		"none on /run/kata-containers/one/rootfs type overlay (rw,relatime,lowerdir=" + top.id + ":" + base.id + ",upperdir=/run/kata-containers/one/upper,workdir=/run/kata-containers/one/work",
+		"nameserver 10.0.0.10", "LAYER_1",
+	} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("the guest does not show %q", want)
+		}
+	}
+	t.Logf("in the guest:\n%s", shown)
+	m.signal("one", "", unix.SIGKILL)
+	if got := m.wait("one", ""); got != 137 {
+		t.Errorf("status is %d", got)
+	}
+	m.remove("one")
+	if shown := m.shell("dmsetup ls"); strings.Contains(shown, top.id) || !strings.Contains(shown, base.id) {
+		t.Errorf("after the first removal dmsetup shows %q", shown)
+	}
+	m.remove("two")
+	if shown := m.shell("dmsetup ls; ls /dev/mapper; mount"); strings.Contains(shown, base.id) {
+		t.Errorf("after the last removal the guest shows %q", shown)
+	}
+	if _, err := m.DestroySandbox(m.ctx(), &agentpb.DestroySandboxRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-m.ended:
+	case <-time.After(callTimeout):
+		t.Error("the machine is not switched off after DestroySandbox")
+	}
+}
+
+func TestGuestRefusesWhatTheRootHashDoesNotCover(t *testing.T) {
+	base := busyboxLayer(t, strings.Repeat("a", 64))
+	m := bootVM(t, debugConsole)
+	m.createSandbox()
+	flip := func(at int64) string {
+		data, err := os.ReadFile(base.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[at] ^= 1
+		path := base.path + "-flipped"
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	wrong := base
+	wrong.rootHash = strings.Repeat("0", 64)
+	at := m.plug(base.path, 10)
+	err := m.createOn("one", m.podSpec("one", "/bin/busybox", "true"), []layer{wrong}, []string{at})
+	wantStatus(t, err, codes.Internal, wrong.rootHash)
+	wantStatus(t, err, codes.Internal, base.id)
+	none := base.storage(at)
+	none.Options = none.Options[:3]
+	_, err = m.CreateContainer(m.ctx(), &agentpb.CreateContainerRequest{ContainerId: "one", OCI: m.podSpec("one", "true"), Storages: []*agentpb.Storage{none}})
+	wantStatus(t, err, codes.Internal, "no root hash")
+
+	// A flipped bit in the middle of busybox: the first and the last block are good.
+	flipped := m.plug(flip(300<<10), 11)
+	if err := m.createOn("two", m.podSpec("two", "/bin/busybox", "true"), []layer{base}, []string{flipped}); err != nil {
+		t.Fatalf("create on a layer with one bad block: %v", err)
+	}
+	shown := m.shell("cat /run/kata-containers/two/rootfs/bin/busybox >/dev/null; echo status $?")
+	if !strings.Contains(shown, "I/O error") || !strings.Contains(shown, "status 1") {
+		t.Errorf("reading a bad block shows %q", shown)
+	}
+	m.remove("two")
+	if shown := m.shell("dmsetup ls; ls /dev/mapper; ls /run/kata-containers"); strings.Contains(shown, base.id) || strings.Contains(shown, "two") {
+		t.Errorf("after failures the guest still has %q", shown)
+	}
+}
+
+func TestGuestWaitsForADisk(t *testing.T) {
+	base := busyboxLayer(t, strings.Repeat("a", 64))
+	m := bootVM(t, "agent.hotplug_timeout=1 "+debugConsole)
+	m.createSandbox()
+	_, err := m.CreateContainer(m.ctx(), &agentpb.CreateContainerRequest{ContainerId: "one", OCI: m.podSpec("one", "true"), Storages: []*agentpb.Storage{base.storage("0000:00:0c.0")}})
+	wantStatus(t, err, codes.Internal, "waiting for uevent")
+	go func() {
+		time.Sleep(50 * time.Millisecond) // the request is there before the disk
+		m.plug(base.path, 12)
+	}()
+	if err := m.createOn("one", m.podSpec("one", "/bin/busybox", "true"), []layer{base}, []string{"0c"}); err != nil {
+		t.Fatal(err)
+	}
+	m.start("one")
+	if got := m.wait("one", ""); got != 0 {
+		t.Errorf("status is %d", got)
+	}
+}
