@@ -9,14 +9,16 @@ import (
 type tail struct {
 	max int
 
-	mu  sync.Mutex
-	buf []byte // at most twice max, so that a write rarely moves it
+	mu   sync.Mutex
+	buf  []byte // at most twice max, so that a write rarely moves it
+	lost bool   // something before buf
 }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.buf = append(t.buf, p[max(0, len(p)-t.max):]...)
+	t.lost = t.lost || len(t.buf) > t.max || len(p) > t.max
 	if len(t.buf) > 2*t.max {
 		t.buf = append(t.buf[:0], t.buf[len(t.buf)-t.max:]...)
 	}
@@ -28,11 +30,8 @@ func (t *tail) Write(p []byte) (int, error) {
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.buf) <= t.max {
-		return string(t.buf)
-	}
-	text := string(t.buf[len(t.buf)-t.max:])
-	if _, rest, ok := strings.Cut(text, "\n"); ok {
+	text := string(t.buf[max(0, len(t.buf)-t.max):])
+	if _, rest, ok := strings.Cut(text, "\n"); ok && t.lost {
 		return rest
 	}
 	return text
