@@ -38,6 +38,8 @@ func orElse[T any](p **T, v T) {
 func fillDefaults(c *api.VmConfig) {
 	orElse(&c.Cpus, api.CpusConfig{BootVcpus: 1, MaxVcpus: 1})
 	orElse(&c.Memory, api.MemoryConfig{Size: defaultMemory})
+	orElse(&c.Memory.Shared, false)
+	orElse(&c.Memory.Hugepages, false)
 	orElse(&c.Rng, api.RngConfig{Src: defaultRNG})
 	orElse(&c.Serial, api.ConsoleConfig{Mode: api.ConsoleConfigModeNull})
 	orElse(&c.Console, api.ConsoleConfig{Mode: api.ConsoleConfigModeTty})

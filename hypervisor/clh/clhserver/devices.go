@@ -12,12 +12,13 @@ import (
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// clone copies the description so far that one device may be appended.
-func clone(c *api.VmConfig) *api.VmConfig {
-	out := *c
-	out.Disks = ptr(slices.Clone(value(c.Disks)))
-	out.Net = ptr(slices.Clone(value(c.Net)))
-	return &out
+// with copies a list and appends to the copy: the description is replaced as a
+// whole or not at all.
+func with[T any](list *[]T, more ...T) *[]T {
+	if list == nil && len(more) == 0 {
+		return nil
+	}
+	return ptr(append(slices.Clone(value(list)), more...))
 }
 
 func (s *server) addDisk(ctx context.Context, req *request) (any, error) {
@@ -30,9 +31,9 @@ func (s *server) addDisk(ctx context.Context, req *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	next := clone(&v.config)
-	*next.Disks = append(*next.Disks, d)
-	if err := validate(s.cfg.Profile, next); err != nil {
+	next := v.config
+	next.Disks = with(next.Disks, d)
+	if err := validate(s.cfg.Profile, &next); err != nil {
 		return nil, err
 	}
 	if v.state == api.VmInfoStateCreated {
@@ -68,9 +69,9 @@ func (s *server) addNet(ctx context.Context, req *request) (any, error) {
 	if len(req.files) == 0 {
 		return nil, fail(invalid, "Failed to validate config: a network card without taps: opening one by name is not supported by this machine")
 	}
-	next := clone(&v.config)
-	*next.Net = append(*next.Net, n)
-	if err := validate(s.cfg.Profile, next); err != nil {
+	next := v.config
+	next.Net = with(next.Net, n)
+	if err := validate(s.cfg.Profile, &next); err != nil {
 		return nil, err
 	}
 	index := len(*next.Net) - 1
@@ -97,18 +98,18 @@ func (s *server) addNet(ctx context.Context, req *request) (any, error) {
 }
 
 // keepTaps makes next the description and takes the descriptors out of req.
-func (s *server) keepTaps(v *vm, next *api.VmConfig, key string, req *request) {
+func (s *server) keepTaps(v *vm, next api.VmConfig, key string, req *request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v.config = *next
+	v.config = next
 	v.taps[key] = req.files
 	req.files = nil
 }
 
-func (s *server) setConfig(v *vm, c *api.VmConfig) {
+func (s *server) setConfig(v *vm, c api.VmConfig) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v.config = *c
+	v.config = c
 }
 
 func (s *server) reserve(v *vm, kind string, id **string, segment int16) (hypervisor.BDF, error) {
@@ -172,12 +173,13 @@ func (s *server) removeDevice(ctx context.Context, req *request) (any, error) {
 func (s *server) forget(v *vm, id string) (found bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next := clone(&v.config)
-	*next.Disks = slices.DeleteFunc(*next.Disks, func(d api.DiskConfig) bool {
-		found = found || value(d.Id) == id
-		return value(d.Id) == id
-	})
-	if i := slices.IndexFunc(*next.Net, func(n api.NetConfig) bool { return value(n.Id) == id }); i >= 0 {
+	next := v.config
+	next.Disks, next.Net = with(next.Disks), with(next.Net)
+	if i := slices.IndexFunc(value(next.Disks), func(d api.DiskConfig) bool { return value(d.Id) == id }); i >= 0 {
+		found = true
+		*next.Disks = slices.Delete(*next.Disks, i, i+1)
+	}
+	if i := slices.IndexFunc(value(next.Net), func(n api.NetConfig) bool { return value(n.Id) == id }); i >= 0 {
 		found = true
 		*next.Net = slices.Delete(*next.Net, i, i+1)
 		closeAll(v.taps[tapKey(i)])
@@ -187,7 +189,7 @@ func (s *server) forget(v *vm, id string) (found bool) {
 		found = true
 		next.Vsock = nil
 	}
-	v.config = *next
+	v.config = next
 	return found
 }
 
