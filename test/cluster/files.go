@@ -108,7 +108,7 @@ func (c *Cluster) kata(more Kata) string {
 	tables := Kata{
 		"hypervisor.clh": {
 			"path":                c.VMM.Path,
-			"kernel":              filepath.Join(c.Paths.Guest, "vmlinuz"),
+			"kernel":              filepath.Join(c.Paths.Guest, "vmlinux"),
 			"initrd":              filepath.Join(c.Paths.Guest, "initrd.img"),
 			"shared_fs":           "none",
 			"block_device_driver": "virtio-blk",

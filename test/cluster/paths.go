@@ -67,7 +67,7 @@ func (p Paths) Missing(v VMM) []string {
 			filepath.Join(p.Tools, "containerd"), filepath.Join(p.Tools, "ctr"), filepath.Join(p.Tools, "crictl"),
 			filepath.Join(p.Tools, "bridge"), filepath.Join(p.Tools, "host-local"),
 		},
-		"make guest": {filepath.Join(p.Guest, "vmlinuz"), filepath.Join(p.Guest, "initrd.img")},
+		"make guest": {filepath.Join(p.Guest, "vmlinux"), filepath.Join(p.Guest, "initrd.img")},
 	}
 	for _, target := range []string{"make build", "make tools", "make guest"} {
 		for _, file := range files[target] {

@@ -192,23 +192,22 @@ func TestTwoPodsAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// A single container without a pod and without CRI.
+// A single container without a pod and without CRI, whose image containerd
+// unpacks without CRI's label that names the layer's blob.
 func TestSingleContainer(t *testing.T) {
 	c := start(t)
+	image, err := c.Push(t.Context(), "single", cluster.File{Name: "SINGLE", Mode: 0o644})
+	check(t, err)
 	ctr := "ctr --namespace " + cluster.Namespace + " "
-	// ctr unpacks without CRI's label that names the layer's blob.
-	pull := ctr + "image pull --local --hosts-dir " + c.Dir + "/hosts --snapshotter tardev " + cluster.ExampleImage
-	if _, err := c.Shell(t.Context(), pull); err != nil {
-		t.Fatal(err)
-	}
+	_, err = c.Shell(t.Context(), ctr+"image pull --local --hosts-dir "+c.Dir+"/hosts --snapshotter tardev "+image)
+	check(t, err)
 	out, err := c.Shell(t.Context(), ctr+"run --rm --runtime io.containerd.kata-cc.v2 --runtime-config-path "+c.KataConfig(cluster.Handler)+
-		" --snapshotter tardev "+cluster.ExampleImage+" "+c.Unique("single")+" /bin/busybox sh -c 'echo hello; busybox ls /; exit 3'")
-	if cluster.ExitCode(err) != 3 || !strings.Contains(out, "hello\n") || !strings.Contains(out, "LAYER_2") {
+		" --snapshotter tardev "+image+" "+c.Unique("single")+" /bin/busybox sh -c 'echo hello; busybox ls /; exit 3'")
+	if cluster.ExitCode(err) != 3 || !strings.Contains(out, "hello\n") || !strings.Contains(out, "SINGLE") {
 		t.Errorf("ctr run: %q, %v", out, err)
 	}
-	if _, err := c.Shell(t.Context(), ctr+"image rm --sync "+cluster.ExampleImage); err != nil {
-		t.Error(err)
-	}
+	_, err = c.Shell(t.Context(), ctr+"image rm --sync "+image)
+	check(t, err)
 }
 
 // eventually waits for what is not due at once, such as a log that containerd
