@@ -1,0 +1,217 @@
+// Package qemu runs Cloud Hypervisor's machines in QEMU: with KVM where it
+// works, by translation elsewhere. The guest sees what it would see under Cloud
+// Hypervisor, virtio devices as functions 0 of bus 0, at the slots that the API
+// server chose; only slot 1 is QEMU's own.
+//
+// One machine is two processes beside this one: QEMU, spoken to over QMP on a
+// socket that nobody else can reach, and vhost-device-vsock. Both die with this
+// process, however it dies.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu/qmp"
+)
+
+// Options say with what a machine is made. The zero value finds everything by
+// itself.
+type Options struct {
+	QEMU  string // path of QEMU; empty: qemu-system-x86_64 in PATH
+	Vsock string // path of vhost-device-vsock; empty: beside this program, then in PATH
+	Accel Accel  // empty: FindAccel's
+}
+
+// Backend implements clhserver.Backend.
+type Backend struct {
+	options Options
+	events  clhserver.Events
+	spawner *spawner
+	closing context.Context // ends with Close
+	cancel  context.CancelCauseFunc
+
+	mu      sync.Mutex
+	closed  bool
+	booting sync.WaitGroup
+	machine *machine // nil: none
+}
+
+var errClosed = errors.New("the backend is closed")
+
+// New makes a backend that reports to e. It fails if a program is missing.
+func New(o Options, e clhserver.Events) (*Backend, error) {
+	var err error
+	if o.QEMU == "" {
+		if o.QEMU, err = findProgram("qemu-system-x86_64"); err != nil {
+			return nil, err
+		}
+	}
+	if o.Vsock == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find this program's directory: %w", err)
+		}
+		if o.Vsock, err = findProgram(vsockProgram, filepath.Dir(self)); err != nil {
+			return nil, err
+		}
+	}
+	if o.Accel == "" {
+		o.Accel, _ = FindAccel()
+	}
+	b := &Backend{options: o, events: e, spawner: newSpawner()}
+	b.closing, b.cancel = context.WithCancelCause(context.Background())
+	return b, nil
+}
+
+// Features says "kvm" where the machine runs with it.
+func (b *Backend) Features() []string {
+	if b.options.Accel == KVM {
+		return []string{"kvm"}
+	}
+	return []string{}
+}
+
+// ReservedSlots is slot 1: the PIIX3 with its ISA bridge and ACPI functions.
+func (b *Backend) ReservedSlots() []uint8 { return []uint8{1} }
+
+// Boot starts the machine. The taps are closed here when it returns; QEMU has
+// its own.
+func (b *Backend) Boot(ctx context.Context, m clhserver.Machine) error {
+	defer closeTaps(m.Nets...)
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return errClosed
+	}
+	b.booting.Add(1)
+	old := b.machine
+	b.mu.Unlock()
+	defer b.booting.Done()
+
+	if old != nil {
+		select {
+		case <-old.ended: // by itself
+		default:
+			return errors.New("a machine is running already")
+		}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(b.closing, func() { cancel(errClosed) })()
+	vm, err := boot(ctx, b.spawner, b.options, b.events, m)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.machine = vm // Close, if it was called, waits for us and ends it
+	return nil
+}
+
+func closeTaps(nets ...clhserver.Net) {
+	for _, n := range nets {
+		for _, tap := range n.Taps {
+			tap.Close()
+		}
+	}
+}
+
+func (b *Backend) running() (*machine, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.machine == nil {
+		return nil, errors.New("no machine is running")
+	}
+	return b.machine, nil
+}
+
+// AddDisk hot-plugs d.
+func (b *Backend) AddDisk(ctx context.Context, d clhserver.Disk) error {
+	vm, err := b.running()
+	if err == nil {
+		err = vm.addDisk(ctx, d)
+	}
+	if err != nil {
+		return fmt.Errorf("add disk %s (%s): %w", d.ID, d.Path, err)
+	}
+	return nil
+}
+
+// AddNet hot-plugs n. The taps are closed here when it returns.
+func (b *Backend) AddNet(ctx context.Context, n clhserver.Net) error {
+	defer closeTaps(n)
+	vm, err := b.running()
+	if err == nil {
+		err = vm.addNet(ctx, n)
+	}
+	if err != nil {
+		return fmt.Errorf("add network card %s: %w", n.ID, err)
+	}
+	return nil
+}
+
+// RemoveDevice asks the guest to let go of a disk or a network card. To ask
+// again for one that the guest still has is no error.
+func (b *Backend) RemoveDevice(ctx context.Context, id string) error {
+	vm, err := b.running()
+	if err == nil {
+		err = vm.remove(ctx, id)
+	}
+	if err != nil {
+		return fmt.Errorf("remove device %s: %w", id, err)
+	}
+	return nil
+}
+
+// PowerButton presses the ACPI power button.
+func (b *Backend) PowerButton(ctx context.Context) error { return b.run(ctx, "system_powerdown") }
+
+// Pause stops the processors.
+func (b *Backend) Pause(ctx context.Context) error { return b.run(ctx, "stop") }
+
+// Resume starts them again.
+func (b *Backend) Resume(ctx context.Context) error { return b.run(ctx, "cont") }
+
+func (b *Backend) run(ctx context.Context, command string) error {
+	vm, err := b.running()
+	if err != nil {
+		return err
+	}
+	return vm.run(ctx, command, nil, nil)
+}
+
+// Shutdown ends the machine. Without one it does nothing.
+func (b *Backend) Shutdown(ctx context.Context) error {
+	b.mu.Lock()
+	vm := b.machine
+	b.machine = nil
+	b.mu.Unlock()
+	if vm == nil {
+		return nil
+	}
+	return vm.end(ctx)
+}
+
+// Close ends the machine, also one that is just being booted, and the thread
+// from which its processes hang.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.cancel(errClosed)
+	b.booting.Wait()
+	err := b.Shutdown(context.Background())
+	b.spawner.close()
+	return err
+}
+
+var (
+	_ clhserver.Backend = (*Backend)(nil)
+	_ error             = (*qmp.Error)(nil)
+)

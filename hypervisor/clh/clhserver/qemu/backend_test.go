@@ -1,0 +1,197 @@
+package qemu
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
+)
+
+// diskFile makes a file of size random bytes and gives its path and the
+// SHA-256 of the sectors that a guest sees.
+func diskFile(t testing.TB, name string, size int) (path, sum string) {
+	t.Helper()
+	content := make([]byte, size)
+	rand.Read(content)
+	path = filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, content, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	return path, fmt.Sprintf("%d %x", size/512*512, sha256.Sum256(content[:size/512*512]))
+}
+
+var deviceDir = regexp.MustCompile(`^/sys/devices/pci0000:00/0000:00:([0-9a-f]{2}\.0)/virtio\d+/block/(vd[a-z])$`)
+
+func TestGuestSeesDisksAtTheirSlots(t *testing.T) {
+	boot, bootSum := diskFile(t, "boot,disk=1", 5*512+100)
+	g := bootGuest(t, func(m *clhserver.Machine) {
+		m.Disks = []clhserver.Disk{{ID: "_disk0", Path: boot, ReadOnly: true, Serial: "boot", At: at(4)}}
+	})
+	conn := g.dial()
+	defer conn.Close()
+	sums := map[string]string{"04.0 boot": bootSum}
+	for i := range 20 {
+		serial := fmt.Sprintf("layer-%d", i)
+		path, sum := diskFile(t, serial, 4096*(i+1))
+		slot := uint8(5 + i)
+		if err := g.backend.AddDisk(t.Context(), clhserver.Disk{ID: "layer/" + serial, Path: path, ReadOnly: true, Serial: serial, At: at(slot)}); err != nil {
+			t.Fatal(err)
+		}
+		sums[fmt.Sprintf("%02x.0 %s", slot, serial)] = sum
+		g.log.wait(t, "activated layer/"+serial)
+	}
+	for _, line := range g.say(conn, "disks") {
+		dir, serial, _ := strings.Cut(line, " ")
+		found := deviceDir.FindStringSubmatch(dir)
+		if found == nil {
+			t.Errorf("disk at %s", dir)
+			continue
+		}
+		key := found[1] + " " + serial
+		if got := strings.Join(g.say(conn, "read %s", found[2]), "\n"); got != sums[key] {
+			t.Errorf("disk %s reads as %q, want %q", key, got, sums[key])
+		}
+		delete(sums, key)
+	}
+	if len(sums) > 0 {
+		t.Errorf("disks that the guest does not see: %v", sums)
+	}
+}
+
+func TestUnplugGivesSlotAndFileBack(t *testing.T) {
+	g := bootGuest(t, nil)
+	conn := g.dial()
+	defer conn.Close()
+	path, _ := diskFile(t, "layer", 4096)
+	disk := clhserver.Disk{ID: "layer", Path: path, ReadOnly: true, Serial: "one", At: at(5)}
+	for i := range 3 {
+		if err := g.backend.AddDisk(t.Context(), disk); err != nil {
+			t.Fatal(err)
+		}
+		g.waitFor(conn, "disks", []string{fmt.Sprintf("/sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vda %s", disk.Serial)})
+		// A writer must be refused while the guest has the disk, and only then.
+		writer := clhserver.Disk{ID: "writer", Path: path, At: at(6)}
+		if err := g.backend.AddDisk(t.Context(), writer); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("error %v for a second, writing user of the file, want one that names it", err)
+		}
+		for range 2 { // to ask again is no error
+			if err := g.backend.RemoveDevice(t.Context(), "layer"); err != nil {
+				t.Errorf("round %d: %v", i, err)
+			}
+		}
+		g.log.wait(t, "removed layer")
+		g.log.mu.Lock()
+		g.log.events = nil
+		g.log.mu.Unlock()
+		g.waitFor(conn, "disks", nil)
+	}
+	if err := g.backend.RemoveDevice(t.Context(), "layer"); err == nil {
+		t.Error("a device that is gone was removed once more")
+	}
+}
+
+func TestEndsOfAGuest(t *testing.T) {
+	for command, event := range map[string]string{"poweroff": "powered off", "reboot": "rebooted", "panic": "panicked"} {
+		t.Run(command, func(t *testing.T) {
+			g := bootGuest(t, nil)
+			conn := g.dial()
+			defer conn.Close()
+			fmt.Fprintln(conn, command)
+			g.log.wait(t, event)
+			if command == "panic" {
+				g.log.wait(t, "rebooted") // panic=1 is on the command line
+			}
+			if command != "poweroff" {
+				g.dial().Close() // the same machine boots again
+				return
+			}
+			if _, err := os.Lstat(g.socket); !os.IsNotExist(err) {
+				t.Errorf("the vsock socket is still there: %v", err)
+			}
+			if err := g.backend.Shutdown(t.Context()); err != nil {
+				t.Errorf("shutdown of a machine that is off: %v", err)
+			}
+		})
+	}
+}
+
+func TestPauseStopsTheGuest(t *testing.T) {
+	g := bootGuest(t, nil)
+	conn := g.dial()
+	defer conn.Close()
+	if err := g.backend.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dialVsock(t.Context(), g.socket, 1024); err == nil {
+		t.Error("a paused guest accepted a connection")
+	}
+	if err := g.backend.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g.dial().Close()
+}
+
+func TestKilledProcessIsADeath(t *testing.T) {
+	for _, who := range []string{"qemu", "vsock"} {
+		t.Run(who, func(t *testing.T) {
+			g := bootGuest(t, nil)
+			g.dial().Close()
+			victim := g.backend.machine.qemu
+			if who == "vsock" {
+				victim = g.backend.machine.vsock
+			}
+			victim.cmd.Process.Kill()
+			g.log.wait(t, "died: ")
+			if last := g.log.all()[len(g.log.all())-1]; !strings.Contains(last, victim.name+" ended: signal: killed") {
+				t.Errorf("event %q does not name %s", last, victim.name)
+			}
+			if _, err := os.Lstat(g.socket); !os.IsNotExist(err) {
+				t.Errorf("the vsock socket is still there: %v", err)
+			}
+		})
+	}
+}
+
+func BenchmarkHotplug(b *testing.B) {
+	g := bootGuest(b, nil)
+	g.dial().Close()
+	path, _ := diskFile(b, "layer", 4096)
+	n := 0
+	for b.Loop() {
+		id := fmt.Sprintf("layer-%d", n)
+		n++
+		if err := g.backend.AddDisk(b.Context(), clhserver.Disk{ID: id, Path: path, ReadOnly: true, At: at(5)}); err != nil {
+			b.Fatal(err)
+		}
+		g.log.wait(b, "activated "+id)
+		if err := g.backend.RemoveDevice(b.Context(), id); err != nil {
+			b.Fatal(err)
+		}
+		g.log.wait(b, "removed "+id)
+	}
+}
+
+func BenchmarkVsockRoundTrip(b *testing.B) {
+	g := bootGuest(b, nil)
+	conn := g.dial()
+	defer conn.Close()
+	for b.Loop() {
+		g.say(conn, "")
+	}
+}
+
+func BenchmarkBoot(b *testing.B) {
+	for b.Loop() {
+		g := bootGuest(b, nil)
+		g.dial().Close()
+		if err := g.backend.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu/qmp"
+)
+
+// boot starts the processes of m and then its processors. On error nothing of
+// it is left.
+func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhserver.Machine) (_ *machine, err error) {
+	images, err := inspectAll(m)
+	if err != nil {
+		return nil, err
+	}
+	vm := &machine{events: e, names: newNames(), plugs: make(chan plugged), ended: make(chan struct{})}
+	defer vm.back.OnError(ctx, &err)
+
+	var ch channels
+	var theirs []*os.File // the ends that QEMU inherits
+	defer func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+	}()
+	inherit := func(f *os.File) *os.File {
+		if f != nil {
+			theirs = append(theirs, f)
+		}
+		return f
+	}
+	if m.Vsock != nil {
+		var control *os.File
+		vm.vsock, control, err = startVsock(ctx, s, o.Vsock, *m.Vsock, &vm.back)
+		if err != nil {
+			return nil, fmt.Errorf("vsock device %s: %w", m.Vsock.ID, err)
+		}
+		ch.vsock = inherit(control)
+	}
+	ours, monitor, err := socketPair("monitor")
+	if err != nil {
+		return nil, err
+	}
+	defer ours.Close()
+	ch.monitor = inherit(monitor)
+	serial, err := vm.consoles.open("serial console", m.Serial)
+	if err != nil {
+		return nil, err
+	}
+	ch.serial = inherit(serial)
+	virtio, err := vm.consoles.open("virtio console", m.Virtio)
+	if err != nil {
+		return nil, err
+	}
+	ch.virtio = inherit(virtio)
+
+	line, err := commandLine(m, o.Accel, ch, vm.names, images)
+	if err != nil {
+		return nil, err
+	}
+	if vm.qemu, err = s.start(o.QEMU, line.args, line.files); err != nil {
+		return nil, err
+	}
+	vm.back.Add(func(context.Context) error { vm.qemu.kill(); return nil })
+	if err := vm.connect(ctx, ours); err != nil {
+		return nil, err
+	}
+	go vm.watch()
+	for _, p := range vm.names.all() {
+		vm.expectActivation(p)
+	}
+	return vm, nil
+}
+
+// inspectAll looks at every file the machine needs, so that what is missing is
+// told in our words before anything starts.
+func inspectAll(m clhserver.Machine) ([]image, error) {
+	payload := []struct{ what, path string }{{"kernel", m.Kernel}, {"initial ramdisk", m.Initramfs}}
+	for _, p := range payload {
+		if p.path == "" && p.what != "kernel" {
+			continue
+		}
+		f, err := os.Open(p.path)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.what, err)
+		}
+		f.Close()
+	}
+	images := make([]image, len(m.Disks))
+	for i, d := range m.Disks {
+		var err error
+		if images[i], err = inspect(d.Path); err != nil {
+			return nil, fmt.Errorf("disk %s: %w", d.ID, err)
+		}
+	}
+	return images, nil
+}
+
+// connect starts the QMP session and then the processors.
+func (m *machine) connect(ctx context.Context, monitor *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	conn, err := net.FileConn(monitor)
+	if err != nil {
+		return fmt.Errorf("monitor of %s: %w", m.qemu.name, err)
+	}
+	m.monitor, err = qmp.New(ctx, conn.(*net.UnixConn))
+	if err == nil {
+		m.back.Add(func(context.Context) error { m.monitor.Close(); return nil })
+		err = m.monitor.Run(ctx, "cont", nil, nil)
+	}
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	// The session ended because QEMU did, and QEMU's own words tell more.
+	select {
+	case <-m.qemu.done:
+		return m.qemu.failure()
+	case <-time.After(quitTimeout):
+		return errors.Join(err, fmt.Errorf("%s neither answers nor ends", m.qemu.name))
+	}
+}

@@ -1,0 +1,150 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu/qmp"
+	"github.com/kata-cc/kata-cc/internal/undo"
+)
+
+// machine is one run of QEMU. Its end has one owner, watch; everybody else asks
+// for it and waits for ended.
+type machine struct {
+	events   clhserver.Events
+	qemu     *process
+	vsock    *process // nil without a vsock device
+	monitor  *qmp.Client
+	names    *names
+	consoles consoles
+	back     undo.Stack // everything that is to be given back
+
+	asked      atomic.Bool // the end was asked for, so it is not an event
+	poweredOff bool        // watch's own
+	plugs      chan plugged
+	watchers   sync.WaitGroup
+	ended      chan struct{} // closed when everything has been given back
+	endErr     error         // what could not be given back; valid once ended is closed
+}
+
+// run executes a QMP command within commandTimeout.
+func (m *machine) run(ctx context.Context, name string, arguments, result any) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	return m.monitor.Run(ctx, name, arguments, result)
+}
+
+// watch handles QEMU's events until it has ended, gives back what is left and
+// reports an end that nobody asked for.
+func (m *machine) watch() {
+	m.watchers.Go(m.watchActivation)
+	if m.vsock != nil {
+		m.watchers.Go(func() {
+			select {
+			case <-m.vsock.done: // without it the guest is out of reach
+				m.qemu.kill()
+			case <-m.qemu.done:
+			}
+		})
+	}
+	for {
+		e, err := m.monitor.Next()
+		if err != nil {
+			break
+		}
+		m.handle(e)
+	}
+	select {
+	case <-m.qemu.done:
+	case <-time.After(quitTimeout): // it hung up, but does not end
+		m.qemu.kill()
+	}
+	m.watchers.Wait()
+	m.consoles.drain()
+	failure := m.qemu.failure()
+	if m.vsock != nil {
+		select {
+		case <-m.vsock.done:
+			failure = errors.Join(m.vsock.failure(), failure)
+		default:
+		}
+	}
+	m.endErr = m.back.Run(context.Background())
+	close(m.ended)
+	switch {
+	case m.asked.Load():
+	case m.poweredOff:
+		m.events.PoweredOff()
+	default:
+		m.events.Died(failure)
+	}
+}
+
+// handle acts on one of QEMU's events. Source: QEMU's qapi/run-state.json and
+// qapi/qdev.json.
+func (m *machine) handle(e qmp.Event) {
+	var data struct {
+		Guest  bool   `json:"guest"`
+		Reason string `json:"reason"`
+		Device string `json:"device"` // absent for devices inside a device
+	}
+	if e.Data != nil && json.Unmarshal(e.Data, &data) != nil {
+		return
+	}
+	switch e.Name {
+	case "SHUTDOWN":
+		m.poweredOff = m.poweredOff || data.Guest
+	case "RESET":
+		if data.Guest {
+			m.events.Rebooted()
+		}
+	case "GUEST_PANICKED":
+		m.events.Panicked()
+	case "DEVICE_DELETED":
+		if p, ok := m.names.inQEMU(data.Device); ok && data.Device != "" {
+			m.release(p)
+			m.events.DeviceRemoved(p.id)
+		}
+	}
+}
+
+// release gives back the host side of a device that the guest let go of.
+func (m *machine) release(p plugged) {
+	command, arguments := "blockdev-del", map[string]string{"node-name": p.name}
+	if p.kind == "net" {
+		command, arguments = "netdev_del", map[string]string{"id": p.name}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+	defer cancel()
+	for m.monitor.Run(ctx, command, arguments, nil) != nil {
+		// The device's last request may still hold the node.
+		select {
+		case <-time.After(activationPoll):
+			continue
+		case <-ctx.Done():
+		case <-m.monitor.Done():
+		}
+		break
+	}
+	m.names.remove(p)
+}
+
+// end asks QEMU to end, makes it, and waits until all is given back.
+func (m *machine) end(ctx context.Context) error {
+	m.asked.Store(true)
+	quit, cancel := context.WithTimeout(ctx, quitTimeout)
+	defer cancel()
+	m.monitor.Run(quit, "quit", nil, nil) // fails only if it has ended
+	select {
+	case <-m.qemu.done:
+	case <-quit.Done():
+		m.qemu.kill()
+	}
+	<-m.ended
+	return m.endErr
+}
