@@ -331,3 +331,19 @@ func TestReap(t *testing.T) {
 		t.Errorf("Reap of /tmp: %v", err)
 	}
 }
+
+// A process that reaps all its children, as containerd's shim library does
+// unless told otherwise, takes the exit status but not the news.
+func TestAnotherReaperTakesTheExitStatus(t *testing.T) {
+	h := newHost(t, memory.Script{})
+	vm := h.boot()
+	if err := syscall.Kill(vm.Process().PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Wait4(vm.Process().PID, nil, 0, nil) // one of the two wins
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if e, err := vm.Wait(ctx); err != nil || e.Reason == "" {
+		t.Errorf("Wait: %+v, %v", e, err)
+	}
+}

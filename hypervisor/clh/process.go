@@ -82,6 +82,9 @@ func start(path string, args []string, netns string, listener *os.File) (_ *proc
 func (p *process) wait() {
 	err := p.cmd.Wait()
 	p.at = time.Now()
+	if p.cmd.ProcessState == nil {
+		p.cmd.Process.Release() // what Wait does when it is told the status
+	}
 	switch {
 	case p.cmd.ProcessState != nil:
 		p.state = p.cmd.ProcessState.String()
