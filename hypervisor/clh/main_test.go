@@ -53,6 +53,7 @@ func newHost(t testing.TB, script memory.Script) *host {
 		t.Fatal(err)
 	}
 	t.Setenv(memory.ScriptEnv, path)
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // or the VMM takes a second to exit
 	h := &host{t: t, dir: dir, o: clh.Options{Path: exe, Dir: filepath.Join(dir, "vm")}}
 	h.spec = hypervisor.Spec{ID: "sb", VCPUs: 1, MemoryMiB: 128, Kernel: h.file("kernel"), Initrd: h.file("initrd")}
 	h.fds, h.goroutines = countFDs(t), runtime.NumGoroutine()
