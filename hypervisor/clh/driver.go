@@ -4,8 +4,8 @@
 // One process per machine. The driver makes the machine's directory
 // (/run/vc/vm/<sandbox>, mode 0700) and in it the listening API socket
 // clh-api.sock, which the VMM inherits, so that the first request waits in its
-// backlog and nobody polls. The VMM binds clh.sock, the host's end of the
-// guest's vsock. Its event stream and its outputs are pipes that are always
+// backlog and nobody polls; vmm.json says which process it is, for Reap. The VMM
+// binds clh.sock, the host's end of the guest's vsock. Its event stream and its outputs are pipes that are always
 // read. The wire is described in docs/cloud-hypervisor-api.md.
 package clh
 
@@ -88,6 +88,9 @@ func (d *Driver) launch(ctx context.Context, spec hypervisor.Spec) (_ *Machine, 
 	}
 	m := newMachine(spec.ID, dir, d.o, p)
 	back.Add(m.Stop)
+	if err := keepProcess(dir, p.id); err != nil {
+		return nil, err
+	}
 	if err := m.describe(ctx, spec); err != nil {
 		return nil, m.explain(err)
 	}

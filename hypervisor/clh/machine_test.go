@@ -332,6 +332,18 @@ func TestReap(t *testing.T) {
 	}
 }
 
+// The caller may die between the launch and its note of the process.
+func TestReapOfAnUnnotedProcess(t *testing.T) {
+	h := newHost(t, memory.Script{})
+	vm := h.launch()
+	if err := clh.Reap(t.Context(), filepath.Join(h.o.Dir, h.spec.ID), hypervisor.Process{}); err != nil {
+		t.Error(err)
+	}
+	if e, err := vm.Wait(t.Context()); err != nil || e.Reason != "signal: killed" {
+		t.Errorf("Wait: %+v, %v", e, err)
+	}
+}
+
 // A process that reaps all its children, as containerd's shim library does
 // unless told otherwise, takes the exit status but not the news.
 func TestAnotherReaperTakesTheExitStatus(t *testing.T) {

@@ -3,6 +3,7 @@ package clh
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -16,21 +17,42 @@ import (
 	"github.com/kata-cc/kata-cc/hypervisor"
 )
 
+// processFile is where a machine's directory says which process its VMM is.
+func processFile(dir string) string { return filepath.Join(dir, "vmm.json") }
+
+func keepProcess(dir string, p hypervisor.Process) error {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(processFile(dir), b, 0o600)
+}
+
 // Reap ends a machine of which only the state on disk is left: it kills the VMM
-// if p still is that process and removes dir. It dials nothing, is idempotent
-// and bounded by ctx and by a few seconds. The zero Process was never started.
+// if p, or what the directory itself says, still is that process, and removes
+// dir. It dials nothing, is idempotent and bounded by ctx and by a few seconds.
+// A caller that died before it could note the process gives the zero Process.
 func Reap(ctx context.Context, dir string, p hypervisor.Process) error {
 	if !filepath.IsAbs(dir) || filepath.Dir(filepath.Clean(dir)) == "/" {
 		return fmt.Errorf("reap machine: %q is no machine's directory: %w", dir, errdefs.ErrInvalidArgument)
 	}
-	err := killProcess(ctx, p)
-	if err != nil {
-		err = fmt.Errorf("reap machine: kill VMM %d: %w", p.PID, err)
+	processes := []hypervisor.Process{p}
+	if b, err := os.ReadFile(processFile(dir)); err == nil {
+		var noted hypervisor.Process
+		if json.Unmarshal(b, &noted) == nil && noted != p {
+			processes = append(processes, noted)
+		}
 	}
-	if rerr := os.RemoveAll(dir); rerr != nil {
-		err = errors.Join(err, fmt.Errorf("reap machine: %w", rerr))
+	var errs []error
+	for _, p := range processes {
+		if err := killProcess(ctx, p); err != nil {
+			errs = append(errs, fmt.Errorf("reap machine: kill VMM %d: %w", p.PID, err))
+		}
 	}
-	return err
+	if err := os.RemoveAll(dir); err != nil {
+		errs = append(errs, fmt.Errorf("reap machine: %w", err))
+	}
+	return errors.Join(errs...)
 }
 
 // killProcess kills p and waits until it has ended; nil if p is no more.
