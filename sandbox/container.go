@@ -108,7 +108,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 	if err := s.agent.CreateContainer(ctx, request); err != nil {
 		return err
 	}
-	clock.done("container")
+	clock.done("agent_create")
 	clock.fields["duration"] = time.Since(began)
 	clock.fields["container"] = c.id
 	log.G(ctx).WithFields(clock.fields).Info("container created")

@@ -192,6 +192,9 @@ func (p *Process) startInGuest(ctx context.Context) error {
 func (p *Process) watch(stdio *Stdio) {
 	s := p.container.sandbox
 	status, err := p.follow(stdio)
+	if errors.Is(err, agentclient.ErrGone) {
+		<-s.life.Done() // in a moment, and the cause gives the status
+	}
 	exit := Exit{Status: uint32(status), At: time.Now()}
 	switch {
 	case err == nil && (status < 0 || status > 255):

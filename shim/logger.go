@@ -46,10 +46,14 @@ func startLogger(ctx context.Context, u *url.URL, namespace, container string) (
 		}
 	}
 	var theirs, ours []*os.File
-	defer func() {
+	closeTheirs := func() {
 		for _, f := range theirs {
 			_ = f.Close()
 		}
+		theirs = nil
+	}
+	defer func() {
+		closeTheirs()
 		if err != nil {
 			for _, f := range ours {
 				_ = f.Close()
@@ -77,6 +81,7 @@ func startLogger(ctx context.Context, u *url.URL, namespace, container string) (
 		_ = l.cmd.Wait() // whatever it says, it has ended
 		close(l.exited)
 	}()
+	closeTheirs() // or the end of the last one would never be seen
 	if err := l.ready(ctx, ours[2]); err != nil {
 		_ = l.cmd.Process.Kill()
 		return nil, nil, err

@@ -30,7 +30,7 @@ var phases = []struct{ name, what string }{
 	{"guest", "interfaces, routes and sandbox in the guest"},
 	{"layers", "plug a container's layers"},
 	{"files", "copy a container's files"},
-	{"container", "the agent opens, mounts and creates"},
+	{"agent_create", "the agent opens, mounts and creates"},
 }
 
 // commands are what crictl's user waits for.

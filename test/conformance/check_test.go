@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -68,3 +69,9 @@ func (s *shim) attach(id string, changes ...change) {
 		s.h.t.Fatalf("start %s answered %q, want %q", id, address, want)
 	}
 }
+
+func isAlreadyExists(err error) bool { return errdefs.IsAlreadyExists(errgrpc.ToNative(err)) }
+
+func isInvalidArgument(err error) bool { return errdefs.IsInvalidArgument(errgrpc.ToNative(err)) }
+
+func base64Of(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
