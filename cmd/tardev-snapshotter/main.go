@@ -1,0 +1,130 @@
+// tardev-snapshotter serves the tardev snapshotter to containerd as a proxy plugin.
+//
+//	tardev-snapshotter [flags] [root [socket [containerd-socket]]]
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/contrib/snapshotservice"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/kata-cc/kata-cc/tardev/snapshotter"
+)
+
+// stopTimeout is how long requests may go on after a signal to stop.
+const stopTimeout = 10 * time.Second
+
+// options are those of the command line.
+type options struct {
+	root, socket, containerd, logLevel string
+}
+
+func main() {
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		os.Exit(2) // flag has said why
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		log.G(ctx).WithError(err).Error("tardev-snapshotter failed")
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (options, error) {
+	o := options{}
+	f := flag.NewFlagSet("tardev-snapshotter", flag.ContinueOnError)
+	f.StringVar(&o.root, "root", "/var/lib/containerd/io.containerd.snapshotter.v1.tardev", "`directory` of metadata and layer files")
+	f.StringVar(&o.socket, "address", "/run/containerd/tardev-snapshotter.sock", "unix `socket` to serve")
+	f.StringVar(&o.containerd, "containerd-address", "/run/containerd/containerd.sock", "`socket` of the containerd whose content store holds the layers")
+	f.StringVar(&o.logLevel, "log-level", "info", "least `level` of what is logged: trace, debug, info, warn or error")
+	f.Usage = func() {
+		fmt.Fprintln(f.Output(), "usage: tardev-snapshotter [flags] [root [socket [containerd-socket]]]")
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	for i, to := range []*string{&o.root, &o.socket, &o.containerd} {
+		if f.Arg(i) != "" {
+			*to = f.Arg(i)
+		}
+	}
+	if f.NArg() > 3 {
+		f.Usage()
+		return o, fmt.Errorf("%d arguments, 3 at most", f.NArg())
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, o options) error {
+	if err := log.SetLevel(o.logLevel); err != nil {
+		return err
+	}
+	content, conn, err := snapshotter.DialContent(o.containerd)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	l, err := listen(o.socket)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	sn, err := snapshotter.New(ctx, o.root, content)
+	if err != nil {
+		return err
+	}
+	defer sn.Close()
+
+	server := grpc.NewServer()
+	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(sn))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	log.G(ctx).WithFields(log.Fields{"root": o.root, "socket": o.socket, "containerd": o.containerd}).Info("serving")
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	log.G(ctx).Info("stopping")
+	// What is not done in time is broken off; the next start tidies up after it.
+	force := time.AfterFunc(stopTimeout, server.Stop)
+	defer force.Stop()
+	server.GracefulStop()
+	return <-served
+}
+
+// listen makes a socket that only root may use, in the place of one that nobody
+// listens on any more.
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, err
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("listen on %s: another process does", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	defer unix.Umask(unix.Umask(0o177))
+	return net.Listen("unix", path)
+}

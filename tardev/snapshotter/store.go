@@ -1,0 +1,201 @@
+package snapshotter
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/containerd/snapshots"
+	"github.com/containerd/errdefs"
+)
+
+// store is every snapshot in memory, and its metadata file on disk. Its lock
+// guards fields only; an operation that takes longer marks the snapshots that it
+// changes as busy, and others that would change them fail with ErrUnavailable.
+type store struct {
+	dirs dirs
+
+	mu    sync.Mutex
+	all   map[string]*snapshot // by key
+	files map[string]*snapshot // by the name of the metadata file
+}
+
+// snapshot is one snapshot. Until it is shown only its key is taken.
+type snapshot struct {
+	record   record // replaced whole; its labels never change
+	file     string // name of the metadata file, and of the scratch directory
+	shown    bool
+	busy     bool
+	leaving  bool // busy being removed
+	children int  // snapshots, shown or not, that have it as their parent
+}
+
+func newStore(d dirs) *store {
+	return &store{dirs: d, all: map[string]*snapshot{}, files: map[string]*snapshot{}}
+}
+
+// get returns the record of a snapshot.
+func (s *store) get(key string) (record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sn, err := s.find(key)
+	if err != nil {
+		return record{}, err
+	}
+	return sn.record, nil
+}
+
+// find returns the snapshot of a key; the lock is held.
+func (s *store) find(key string) (*snapshot, error) {
+	sn := s.all[key]
+	if sn == nil || !sn.shown {
+		return nil, fmt.Errorf("snapshot %s: %w", key, errdefs.ErrNotFound)
+	}
+	return sn, nil
+}
+
+// records returns those of all snapshots.
+func (s *store) records() []record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]record, 0, len(s.all))
+	for _, sn := range s.all {
+		if sn.shown {
+			list = append(list, sn.record)
+		}
+	}
+	return list
+}
+
+// reserve takes a key for a new snapshot with a parent, which must be committed.
+// The snapshot is to be shown or dropped.
+func (s *store) reserve(key, parent string) (*snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all[key] != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", key, errdefs.ErrAlreadyExists)
+	}
+	if parent != "" {
+		p, err := s.find(parent)
+		if err != nil {
+			return nil, fmt.Errorf("parent of %s: %w", key, err)
+		}
+		if p.record.Kind != snapshots.KindCommitted || p.leaving {
+			return nil, fmt.Errorf("parent %s of %s is not committed: %w", parent, key, errdefs.ErrFailedPrecondition)
+		}
+		p.children++
+	}
+	sn := &snapshot{busy: true}
+	sn.record.Name, sn.record.Parent = key, parent
+	s.enter(sn, LayerName(key))
+	return sn, nil
+}
+
+// enter gives a snapshot the name of its file; the lock is held. A name that
+// another namespace's snapshot has is made longer.
+func (s *store) enter(sn *snapshot, file string) {
+	if s.files[file] != nil {
+		file = fmt.Sprintf("%s.%x", file, sha256.Sum256([]byte(sn.record.Name)))
+	}
+	sn.file = file
+	s.files[file] = sn
+	s.all[sn.record.Name] = sn
+}
+
+// show writes the metadata of a busy snapshot and lets everyone see it.
+func (s *store) show(sn *snapshot, r record) error {
+	data, err := r.encode()
+	if err != nil {
+		return err
+	}
+	if err := s.dirs.writeFile(s.path(sn), data); err != nil {
+		if !sn.shown { // it may have its name already
+			err = errors.Join(err, removeFile(s.path(sn)))
+		}
+		return fmt.Errorf("write metadata of snapshot %s: %w", r.Name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sn.record, sn.shown, sn.busy = r, true, false
+	return nil
+}
+
+// claim makes a snapshot busy if check has nothing against it.
+func (s *store) claim(key string, check func(*snapshot) error) (*snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sn, err := s.find(key)
+	if err != nil {
+		return nil, err
+	}
+	if sn.busy {
+		return nil, fmt.Errorf("snapshot %s is being changed: %w", key, errdefs.ErrUnavailable)
+	}
+	if err := check(sn); err != nil {
+		return nil, err
+	}
+	sn.busy = true
+	return sn, nil
+}
+
+// free ends what claim began.
+func (s *store) free(sn *snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sn.busy, sn.leaving = false, false
+}
+
+// drop forgets a busy snapshot.
+func (s *store) drop(sn *snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, sn.record.Name)
+	delete(s.files, sn.file)
+	if p := s.all[sn.record.Parent]; p != nil {
+		p.children--
+	}
+}
+
+// path returns the metadata file, scratch the scratch directory of a snapshot.
+func (s *store) path(sn *snapshot) string { return filepath.Join(s.dirs.snapshots, sn.file) }
+func (s *store) scratch(sn *snapshot) string {
+	return filepath.Join(s.dirs.staging, scratchPrefix+sn.file)
+}
+
+// scratchPrefix begins the names of scratch directories in staging.
+const scratchPrefix = "scratch-"
+
+// load reads all metadata files. A file that cannot be read is not lost on the
+// quiet: problem hears of it, and the file stays.
+func (s *store) load(problem func(path string, err error)) error {
+	entries, err := os.ReadDir(s.dirs.snapshots)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(s.dirs.snapshots, e.Name())
+		data, err := os.ReadFile(path)
+		if err != nil {
+			problem(path, err)
+			continue
+		}
+		r, err := decodeRecord(data)
+		if err == nil && s.all[r.Name] != nil {
+			err = fmt.Errorf("snapshot %s stands in %s, too", r.Name, s.all[r.Name].file)
+		}
+		if err != nil {
+			problem(path, err)
+			continue
+		}
+		s.enter(&snapshot{record: *r, shown: true}, e.Name())
+	}
+	for _, sn := range s.all {
+		if p := s.all[sn.record.Parent]; p != nil {
+			p.children++
+		}
+	}
+	return nil
+}
