@@ -73,7 +73,7 @@ func addressed(h *netlink.Handle) ([]addressedLink, error) {
 	var found []addressedLink
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Flags&unix.IFF_LOOPBACK != 0 || isTap(a.Name) {
+		if a.RawFlags&unix.IFF_LOOPBACK != 0 || isTap(a.Name) {
 			continue
 		}
 		addresses, err := h.AddrList(l, netlink.FAMILY_ALL)
