@@ -13,18 +13,20 @@ import (
 // defaultDeviceMode is the mode of a device whose specification gives none.
 const defaultDeviceMode = os.FileMode(0o666)
 
+// version is what a specification calls itself in the guest, whatever the host
+// called it: the protocol can say nothing that this version lacks, and a runtime
+// of the guest's age refuses newer ones.
+const version = "1.0.2"
+
 // New converts a specification. Numbers which the protocol cannot leave out and
 // which are 0 are left out.
 func New(s *agentpb.Spec) *specs.Spec {
 	spec := &specs.Spec{
-		Version:     s.GetVersion(),
+		Version:     version,
 		Process:     NewProcess(s.GetProcess()),
 		Hostname:    s.GetHostname(),
 		Annotations: s.GetAnnotations(),
 		Hooks:       newHooks(s.GetHooks()),
-	}
-	if spec.Version == "" {
-		spec.Version = specs.Version
 	}
 	if r := s.GetRoot(); r != nil {
 		spec.Root = &specs.Root{Path: r.GetPath(), Readonly: r.GetReadonly()}
