@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -287,27 +288,31 @@ func (c *Container) delete(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// endExecs returns when no exec of the container runs any more: its init process
-// has ended, which took them with it or will not.
+// endExecs returns when no exec of the container runs any more. Its init process
+// has ended: an exec that did not go with it, in a shared process namespace, is
+// killed, and given up if that does not help.
 func (c *Container) endExecs() {
 	s := c.sandbox
 	s.mu.Lock()
 	execs := slices.Collect(maps.Values(c.execs))
 	s.mu.Unlock()
-	limit := time.After(execGrace)
+	ctx, cancel := context.WithTimeout(s.life, execGrace)
+	defer cancel()
+	var all sync.WaitGroup
 	for _, e := range execs {
 		if !e.running() {
 			continue
 		}
-		select {
-		case <-e.done:
-		case <-limit:
-			ctx, cancel := context.WithTimeout(s.life, signalTimeout)
-			_ = e.signal(ctx, sigkill, false) // it is given up next
-			cancel()
-			e.finish(Exit{Status: statusKilled, At: time.Now()})
-		}
+		all.Go(func() {
+			_ = e.signal(ctx, sigkill, false) // most are gone already
+			select {
+			case <-e.done:
+			case <-time.After(execGrace):
+				e.finish(Exit{Status: statusKilled, At: time.Now()})
+			}
+		})
 	}
+	all.Wait()
 }
 
 // Pause freezes every process of the container.

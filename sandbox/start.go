@@ -66,7 +66,7 @@ func (s *Sandbox) boot(ctx context.Context) error {
 	}
 	clock.done("vmm")
 	if err := s.vm.Boot(ctx); err != nil {
-		return s.withConsole(fmt.Errorf("boot the virtual machine: %w", err))
+		return fmt.Errorf("boot the virtual machine: %w", err)
 	}
 	clock.done("boot")
 	if err := s.connect(ctx); err != nil {

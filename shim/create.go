@@ -35,6 +35,10 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		return nil, err
 	}
 	c, err := s.create(ctx, t, r)
+	if errdefs.IsNotFound(err) {
+		// To containerd NotFound says that the task is gone, not that a file was missing.
+		err = fmt.Errorf("%v: %w", err, errdefs.ErrFailedPrecondition)
+	}
 	s.mu.Lock()
 	if err != nil {
 		delete(s.tasks, r.ID)

@@ -279,6 +279,12 @@ func TestProcessThatOutlivesSIGKILL(t *testing.T) {
 	s.shutdown(s.id)
 }
 
+func killShim(h *host, s *shim) {
+	h.t.Helper()
+	unix.Kill(s.pid, unix.SIGKILL)
+	h.eventually("the shim's end", func() bool { _, ok := h.processes()[s.pid]; return !ok })
+}
+
 func TestDeleteAfterTheShimWasKilled(t *testing.T) {
 	h := newHost(t, memory.Script{})
 	s := h.pod("pod")
@@ -287,8 +293,7 @@ func TestDeleteAfterTheShimWasKilled(t *testing.T) {
 	id := h.id("a")
 	s.attach(id)
 	s.create(id, streams{}, h.layer("base"))
-	unix.Kill(s.pid, unix.SIGKILL)
-	h.eventually("the shim's end", func() bool { _, ok := h.processes()[s.pid]; return !ok })
+	killShim(h, s)
 	if len(h.vmms()) != 1 {
 		t.Errorf("%d VMMs", len(h.vmms()))
 	}

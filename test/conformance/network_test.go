@@ -1,0 +1,79 @@
+package conformance
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/memory"
+)
+
+// namespaceWithLink makes a network namespace with one link that has an address,
+// and returns its name.
+func (h *host) namespaceWithLink() string {
+	h.t.Helper()
+	if _, err := exec.LookPath("ip"); err != nil {
+		h.t.Skip("needs ip (iproute2)")
+	}
+	name := h.prefix
+	h.ip("netns", "add", name)
+	h.t.Cleanup(func() { exec.Command("ip", "netns", "del", name).Run() })
+	h.ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+	h.ip("-n", name, "address", "add", "192.0.2.2/24", "dev", "eth0")
+	h.ip("-n", name, "link", "set", "eth0", "up")
+	h.ip("-n", name, "route", "add", "default", "via", "192.0.2.1")
+	return name
+}
+
+func (h *host) ip(args ...string) string {
+	h.t.Helper()
+	out, err := exec.Command("ip", args...).CombinedOutput()
+	if err != nil {
+		h.t.Fatalf("ip %v: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+func TestPodHasItsNetwork(t *testing.T) {
+	for _, end := range []string{"in good order", "by delete"} {
+		t.Run(end, func(t *testing.T) {
+			h := newHost(t, memory.Script{})
+			name := h.namespaceWithLink()
+			s := h.pod("pod", netns("/run/netns/"+name))
+			s.create(s.id, streams{}, h.layer("pause"))
+			s.run(s.id, "")
+			if links := h.ip("-n", name, "-o", "link"); !strings.Contains(links, "tap0_kata") {
+				t.Errorf("links are %s", links)
+			}
+			var seen []string
+			for _, c := range s.agent.Calls() {
+				switch r := c.Request.(type) {
+				case *agentpb.UpdateInterfaceRequest:
+					seen = append(seen, r.Interface.Name, r.Interface.IPAddresses[0].Address, r.Interface.IPAddresses[0].Mask)
+				case *agentpb.UpdateRoutesRequest:
+					for _, route := range r.Routes.Routes {
+						if route.Dest == "" {
+							seen = append(seen, "via "+route.Gateway)
+						}
+					}
+				}
+			}
+			if got := strings.Join(seen, " "); got != "eth0 192.0.2.2 24 via 192.0.2.1" {
+				t.Errorf("the guest was told %q", got)
+			}
+			if end == "in good order" {
+				s.finish(s.id)
+			} else {
+				killShim(h, s)
+				h.delete(s.id)
+			}
+			if links := h.ip("-n", name, "-o", "link"); strings.Contains(links, "kata") {
+				t.Errorf("left are %s", links)
+			}
+			if qdiscs := h.ip("netns", "exec", name, "tc", "qdisc", "show", "dev", "eth0"); strings.Contains(qdiscs, "ingress") || strings.Contains(qdiscs, "clsact") {
+				t.Errorf("left are %s", qdiscs)
+			}
+		})
+	}
+}
