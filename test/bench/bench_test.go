@@ -8,10 +8,10 @@ import (
 func TestReadPhases(t *testing.T) {
 	took := samples{}
 	readPhases(`time="2026-01-01T00:00:00Z" level=info msg="sandbox started" agent=2.61s boot=51.5ms duration=3s network="4ms" sandbox=ab12s vmm=73.2ms`+"\n"+
-		`time="2026-01-01T00:00:00Z" level=info msg="container created" layers=35ms container=1.5s`+"\n"+
+		`time="2026-01-01T00:00:00Z" level=info msg="container created" layers=35ms agent_create=1.5s`+"\n"+
 		`time="2026-01-01T00:00:00Z" level=info msg="other" boot=1s`+"\n", took)
 	want := map[string]time.Duration{"agent": 2610 * time.Millisecond, "boot": 51500 * time.Microsecond,
-		"vmm": 73200 * time.Microsecond, "layers": 35 * time.Millisecond, "container": 1500 * time.Millisecond}
+		"vmm": 73200 * time.Microsecond, "layers": 35 * time.Millisecond, "agent_create": 1500 * time.Millisecond}
 	for name, d := range want {
 		if len(took[name]) != 1 || took[name][0] != d {
 			t.Errorf("%s: %v, want %v", name, took[name], d)
