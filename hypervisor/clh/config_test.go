@@ -46,7 +46,7 @@ func TestDocuments(t *testing.T) {
 			}
 			golden := filepath.Join("testdata", name+".golden.json")
 			if *update {
-				if err := os.WriteFile(golden, got, 0o644); err != nil {
+				if err = os.WriteFile(golden, got, 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -104,6 +104,9 @@ func (d *devices) before(n *node) *node {
 func (d *devices) place(n *node, at hypervisor.BDF) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if n.isGone() {
+		return fmt.Errorf("the disk was unplugged while it was plugged: %w", errdefs.ErrAborted)
+	}
 	if at.Segment != n.segment || at.Bus != 0 || at.Function != 0 {
 		return fmt.Errorf("the VMM put the disk at %s, not on segment %d: %w", at, n.segment, errdefs.ErrFailedPrecondition)
 	}

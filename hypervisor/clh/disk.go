@@ -23,7 +23,7 @@ func (m *Machine) HotplugDisk(ctx context.Context, d hypervisor.Disk) (hyperviso
 }
 
 func (m *Machine) hotplug(ctx context.Context, d hypervisor.Disk) (at hypervisor.BDF, err error) {
-	if err := errors.Join(m.ready(), checkDisk(d)); err != nil {
+	if err = errors.Join(m.ready(), checkDisk(d)); err != nil {
 		return at, err
 	}
 	n, err := m.devices.take(d.ID)
@@ -35,7 +35,15 @@ func (m *Machine) hotplug(ctx context.Context, d hypervisor.Disk) (at hypervisor
 	// Before the call: that its time is over does not say whether the VMM heard it.
 	back.Add(func(ctx context.Context) error { return m.withdraw(ctx, d.ID, n) })
 
-	if err := m.settle(ctx, n); err != nil {
+	select { // one after the other, so that each can wait for the one before it
+	case <-m.plugging:
+		defer func() { m.plugging <- struct{}{} }()
+	case <-m.lifetime.Done():
+		return at, context.Cause(m.lifetime)
+	case <-ctx.Done():
+		return at, fmt.Errorf("wait for the plug before it: %w", context.Cause(ctx))
+	}
+	if err = m.settle(ctx, n); err != nil {
 		return at, err
 	}
 	info, err := m.api.addDisk(ctx, m.o.HotplugTimeout, diskConfig(d, n.segment))

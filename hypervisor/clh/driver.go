@@ -69,12 +69,12 @@ func (d *Driver) Launch(ctx context.Context, spec hypervisor.Spec) (hypervisor.V
 
 func (d *Driver) launch(ctx context.Context, spec hypervisor.Spec) (_ *Machine, err error) {
 	dir := filepath.Join(d.o.Dir, spec.ID)
-	if err := checkSpec(spec, dir); err != nil {
+	if err = checkSpec(spec, dir); err != nil {
 		return nil, err
 	}
 	var back undo.Stack
 	defer back.OnError(ctx, &err)
-	if err := makeDir(dir, &back); err != nil {
+	if err = makeDir(dir, &back); err != nil {
 		return nil, err
 	}
 	listener, err := listen(apiSocket(dir))
@@ -131,9 +131,9 @@ func listen(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the API socket: %w", err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	l.SetUnlinkOnClose(false)
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err = os.Chmod(path, 0o600); err != nil {
 		return nil, fmt.Errorf("make the API socket: %w", err)
 	}
 	f, err := l.File()

@@ -3,9 +3,11 @@ package clh_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,11 +92,11 @@ func TestPlugThatFailsLeavesNoDisk(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := vm.HotplugDisk(t.Context(), h.disk("b")); !tc.want(err) {
+			if _, err = vm.HotplugDisk(t.Context(), h.disk("b")); !tc.want(err) {
 				t.Errorf("HotplugDisk: %v", err)
 			}
 			h.wantDisks("a")
-			if _, err := vm.HotplugDisk(t.Context(), h.disk("b")); !errdefs.IsAlreadyExists(err) {
+			if _, err = vm.HotplugDisk(t.Context(), h.disk("b")); !errdefs.IsAlreadyExists(err) {
 				t.Errorf("an id is used twice: %v", err)
 			}
 			at, err := vm.HotplugDisk(t.Context(), h.disk("c"))
@@ -228,6 +230,58 @@ func TestSlotsRunOut(t *testing.T) {
 	if _, err := vm.HotplugDisk(t.Context(), h.disk("again")); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestManyPlugsAtOnce(t *testing.T) {
+	h := newHost(t, memory.Script{})
+	vm := h.boot()
+	var mu sync.Mutex
+	seen := map[hypervisor.BDF]bool{}
+	var all sync.WaitGroup
+	for i := range 20 {
+		d := h.disk(fmt.Sprintf("layer%d", i))
+		all.Go(func() {
+			at, err := vm.HotplugDisk(t.Context(), d)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil || seen[at] {
+				t.Errorf("%s is at %s, %v", d.ID, at, err)
+			}
+			seen[at] = true
+		})
+	}
+	all.Wait()
+	for i := range 20 {
+		all.Go(func() {
+			if err := vm.UnplugDisk(t.Context(), fmt.Sprintf("layer%d", i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	h.wantDisks()
+}
+
+func TestUnplugWhilePlugging(t *testing.T) {
+	h := newHost(t, memory.Script{Faults: []memory.Fault{{Endpoint: "vm.add-disk", Call: 1, Do: "delay", For: memory.Duration(50 * time.Millisecond)}}})
+	vm := h.boot()
+	d := h.disk("a")
+	done := make(chan error, 1)
+	go func() {
+		_, err := vm.HotplugDisk(t.Context(), d)
+		done <- err
+	}()
+	for range 3 {
+		time.Sleep(10 * time.Millisecond)
+		if err := vm.UnplugDisk(t.Context(), "a"); err != nil {
+			t.Error(err)
+		}
+	}
+	<-done // it may have been the earlier or the later of the two
+	if err := vm.UnplugDisk(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+	h.wantDisks()
 }
 
 func TestDiesWhilePlugging(t *testing.T) {

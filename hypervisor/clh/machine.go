@@ -2,6 +2,7 @@ package clh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -28,6 +29,7 @@ type Machine struct {
 	lifetime context.Context // ends with the VMM, its cause is ErrGone
 	end      context.CancelCauseFunc
 	workers  sync.WaitGroup // what runs for the machine besides its callers; see work
+	plugging chan struct{}  // holds one token: the right to plug
 	stopping chan struct{}  // holds one token: the right to stop
 	stopped  bool           // all of it has been removed; goes with the token
 
@@ -50,7 +52,8 @@ const (
 )
 
 func newMachine(id, dir string, o Options, p *process) *Machine {
-	m := &Machine{id: id, dir: dir, o: o, process: p, stopping: make(chan struct{}, 1)}
+	m := &Machine{id: id, dir: dir, o: o, process: p, plugging: make(chan struct{}, 1), stopping: make(chan struct{}, 1)}
+	m.plugging <- struct{}{}
 	m.stopping <- struct{}{}
 	m.lifetime, m.end = context.WithCancelCause(context.Background())
 	m.api = newClient(apiSocket(dir), m.lifetime)
@@ -58,7 +61,7 @@ func newMachine(id, dir string, o Options, p *process) *Machine {
 	events := make(chan struct{})
 	m.workers.Go(func() {
 		defer close(events)
-		readEvents(p.events, m.handle)
+		_ = readEvents(p.events, m.handle) // it ends with the VMM, how does not matter
 	})
 	m.workers.Go(func() {
 		<-p.exited
@@ -81,11 +84,11 @@ func (m *Machine) describe(ctx context.Context, spec hypervisor.Spec) error {
 	if m.version, err = strconv.Atoi(major); err != nil {
 		return fmt.Errorf("VMM says it is version %q: %w", p.Version, errdefs.ErrFailedPrecondition)
 	}
-	if err := m.api.create(ctx, m.o.APITimeout, vmConfig(spec, m.dir, m.o.PCISegments)); err != nil {
+	if err = m.api.create(ctx, m.o.APITimeout, vmConfig(spec, m.dir, m.o.PCISegments)); err != nil {
 		return err
 	}
 	for _, n := range spec.NICs {
-		if err := m.api.addNet(ctx, m.o.APITimeout, netConfig(n), n.Tap); err != nil {
+		if err = m.api.addNet(ctx, m.o.APITimeout, netConfig(n), n.Tap); err != nil {
 			return fmt.Errorf("network card %s: %w", n.ID, err)
 		}
 	}
@@ -109,8 +112,7 @@ func (m *Machine) Boot(ctx context.Context) error {
 		return fmt.Errorf("boot machine %s: %w", m.id, err)
 	}
 	if err := m.boot(ctx); err != nil {
-		m.move(booting, failed)
-		return fmt.Errorf("boot machine %s: %w", m.id, m.explain(err))
+		return errors.Join(fmt.Errorf("boot machine %s: %w", m.id, m.explain(err)), m.move(booting, failed))
 	}
 	return m.move(booting, running)
 }

@@ -50,9 +50,9 @@ func start(path string, args []string, netns string, listener *os.File) (_ *proc
 		}
 	}()
 	for range 3 {
-		r, w, err := os.Pipe()
-		if err != nil {
-			return nil, fmt.Errorf("make a pipe: %w", err)
+		r, w, perr := os.Pipe()
+		if perr != nil {
+			return nil, fmt.Errorf("make a pipe: %w", perr)
 		}
 		ours, theirs = append(ours, r), append(theirs, w)
 	}
@@ -63,15 +63,13 @@ func start(path string, args []string, netns string, listener *os.File) (_ *proc
 	p.cmd.Dir = "/"
 	// A group of its own: signals to the shim's group are not for the VMM.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := inNetNS(netns, p.cmd.Start); err != nil {
+	if err = inNetNS(netns, p.cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
 	p.id = hypervisor.Process{PID: p.cmd.Process.Pid}
 	// Not reaped yet, so the entry is there even if the VMM is not any more.
 	if p.id.StartTime, err = startTime(p.id.PID); err != nil {
-		p.cmd.Process.Kill()
-		p.cmd.Wait()
-		return nil, fmt.Errorf("start %s: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("start %s: %w", path, err), p.cmd.Process.Kill(), p.cmd.Wait())
 	}
 	go p.read()
 	go p.wait()
@@ -83,7 +81,7 @@ func (p *process) wait() {
 	err := p.cmd.Wait()
 	p.at = time.Now()
 	if p.cmd.ProcessState == nil {
-		p.cmd.Process.Release() // what Wait does when it is told the status
+		_ = p.cmd.Process.Release() // what Wait does when it is told the status
 	}
 	switch {
 	case p.cmd.ProcessState != nil:
@@ -97,7 +95,7 @@ func (p *process) wait() {
 }
 
 // kill ends the process at once. It may have ended already.
-func (p *process) kill() { p.cmd.Process.Kill() }
+func (p *process) kill() { _ = p.cmd.Process.Kill() }
 
 // read keeps what the VMM and its guest print, so that neither is ever held up.
 func (p *process) read() {
@@ -130,7 +128,7 @@ func copyTo(t *tail, r *os.File) {
 	buf := make([]byte, 4096)
 	for {
 		n, err := r.Read(buf)
-		t.Write(buf[:n])
+		_, _ = t.Write(buf[:n]) // into memory
 		if err != nil {
 			return
 		}
@@ -162,7 +160,7 @@ func onThread(path string, f func() error) error {
 		return fmt.Errorf("open network namespace: %w", err)
 	}
 	defer there.Close()
-	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("enter network namespace %s: %w", path, err)
 	}
 	err = f()

@@ -67,7 +67,7 @@ func killProcess(ctx context.Context, p hypervisor.Process) error {
 	if err != nil {
 		return fmt.Errorf("open pidfd: %w", err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	// Asked after the descriptor was had: if it is the right one now, the
 	// descriptor is for the right one.
 	started, err := startTime(p.PID)

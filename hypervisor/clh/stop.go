@@ -43,7 +43,7 @@ func (m *Machine) endProcess(ctx context.Context) error {
 		return nil
 	}
 	if ctx.Err() == nil {
-		m.process.cmd.Process.Signal(syscall.SIGTERM)
+		_ = m.process.cmd.Process.Signal(syscall.SIGTERM) // it may just have exited
 		if m.waitExit(ctx, m.o.StopTimeout) {
 			return nil
 		}

@@ -39,8 +39,8 @@ func (w wire) Do(req *http.Request) (*http.Response, error) {
 	}
 	defer c.Close()
 	conn := c.(*net.UnixConn)
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	if err := send(ctx, conn, req); err != nil {
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	if err = send(ctx, conn, req); err != nil {
 		return nil, err
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), req)

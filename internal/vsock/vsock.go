@@ -49,7 +49,7 @@ func Dial(ctx context.Context, path string, port uint32) (net.Conn, error) {
 // returns when the guest has accepted. It reads not a byte beyond the answer.
 // After an error conn is of no use.
 func Handshake(ctx context.Context, conn net.Conn, port uint32) error {
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	// One write: some versions lose a command that arrives in pieces.
 	if _, err := conn.Write(fmt.Appendf(nil, "CONNECT %d\n", port)); err != nil {

@@ -47,12 +47,14 @@ func (s *server) build(v *vm) (Machine, error) {
 	return m, nil
 }
 
-func (v *vm) placeAll(m *Machine) (err error) {
+func (v *vm) placeAll(m *Machine) error {
 	c := &v.config
 	if m.Virtio.Out != nil {
-		if m.Virtio.At, err = v.place("__console", 0); err != nil {
+		at, err := v.place("__console", 0)
+		if err != nil {
 			return err
 		}
+		m.Virtio.At = at
 	}
 	for _, d := range value(c.Disks) {
 		at, err := v.place(*d.Id, value(d.PciSegment))

@@ -142,7 +142,10 @@ func (e Endpoint) Listen() (*net.UnixListener, error) {
 func (e Endpoint) Open() (*os.File, error) {
 	switch {
 	case e.FD != 0:
-		unix.SetNonblock(e.FD, true) // as the original does; lets close interrupt a write
+		// As the original does; it lets close interrupt a write.
+		if err := unix.SetNonblock(e.FD, true); err != nil {
+			return nil, fmt.Errorf("descriptor %d: %w", e.FD, err)
+		}
 		return os.NewFile(uintptr(e.FD), "event-monitor"), nil
 	case e.Path != "":
 		return os.Create(e.Path)
@@ -183,17 +186,12 @@ func Main(name string, args []string, c Config, configure func(Command, *Config)
 
 func (c Command) run(ctx context.Context, conf Config, configure func(Command, *Config) error) (err error) {
 	if c.LogFile != "" {
-		f, err := os.Create(c.LogFile)
-		if err != nil {
-			return fmt.Errorf("open log file: %w", err)
-		}
-		defer f.Close()
-		if err := unix.Dup3(int(f.Fd()), 2, 0); err != nil {
-			return fmt.Errorf("write standard error to %s: %w", c.LogFile, err)
+		if err = logTo(c.LogFile); err != nil {
+			return err
 		}
 	}
 	if configure != nil {
-		if err := configure(c, &conf); err != nil {
+		if err = configure(c, &conf); err != nil {
 			return err
 		}
 	}
@@ -205,14 +203,26 @@ func (c Command) run(ctx context.Context, conf Config, configure func(Command, *
 	}
 	monitor, err := c.EventMonitor.Open()
 	if err != nil {
-		conf.Listener.Close()
-		return fmt.Errorf("open event monitor: %w", err)
+		return errors.Join(fmt.Errorf("open event monitor: %w", err), conf.Listener.Close())
 	}
 	if monitor != nil {
 		defer monitor.Close()
 		conf.EventMonitor = io.Writer(monitor)
 	}
 	return Serve(ctx, conf)
+}
+
+// logTo makes the file the standard error.
+func logTo(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("open log file: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Dup3(int(f.Fd()), 2, 0); err != nil {
+		return fmt.Errorf("write standard error to %s: %w", path, err)
+	}
+	return nil
 }
 
 func removeSocket(path string) error {

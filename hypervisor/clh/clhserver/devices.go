@@ -33,7 +33,7 @@ func (s *server) addDisk(ctx context.Context, req *request) (any, error) {
 	}
 	next := v.config
 	next.Disks = with(next.Disks, d)
-	if err := validate(s.cfg.Profile, &next); err != nil {
+	if err = validate(s.cfg.Profile, &next); err != nil {
 		return nil, err
 	}
 	if v.state == api.VmInfoStateCreated {
@@ -71,7 +71,7 @@ func (s *server) addNet(ctx context.Context, req *request) (any, error) {
 	}
 	next := v.config
 	next.Net = with(next.Net, n)
-	if err := validate(s.cfg.Profile, &next); err != nil {
+	if err = validate(s.cfg.Profile, &next); err != nil {
 		return nil, err
 	}
 	index := len(*next.Net) - 1

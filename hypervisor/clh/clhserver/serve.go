@@ -103,7 +103,7 @@ func Serve(ctx context.Context, c Config) error {
 	}
 	s.turn <- struct{}{}
 	defer s.monitor.close()
-	defer c.Listener.Close()
+	defer func() { _ = c.Listener.Close() }()
 	backend, err := c.Backend(events{s})
 	if err != nil {
 		return fmt.Errorf("serve API: make the machine's backend: %w", err)
@@ -119,7 +119,7 @@ func Serve(ctx context.Context, c Config) error {
 	case <-ctx.Done():
 	case <-s.end:
 	}
-	c.Listener.Close()
+	_ = c.Listener.Close()
 	err = s.shutdown(ctx)
 	cancel()
 	s.hangUp()
@@ -165,8 +165,8 @@ func (s *server) accept(ctx context.Context, serving *sync.WaitGroup) {
 			return
 		}
 		if !s.admit(conn) {
-			writeResponse(conn, http.StatusServiceUnavailable, serverMicro, []byte(`{ "error": "Too many open connections" }`))
-			conn.Close()
+			_ = writeResponse(conn, http.StatusServiceUnavailable, serverMicro, []byte(`{ "error": "Too many open connections" }`))
+			_ = conn.Close()
 			continue
 		}
 		serving.Go(func() {
@@ -190,14 +190,14 @@ func (s *server) dismiss(conn *net.UnixConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, conn)
-	conn.Close()
+	_ = conn.Close()
 }
 
 func (s *server) hangUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for conn := range s.conns {
-		conn.CloseRead() // an answer may still be on its way out
+		_ = conn.CloseRead() // an answer may still be on its way out
 	}
 }
 
@@ -209,7 +209,7 @@ func (s *server) serveConn(ctx context.Context, conn *net.UnixConn) {
 		req, err := readRequest(r, s.cfg.Profile.MaxBody, conn)
 		var bad badHTTP
 		if errors.As(err, &bad) {
-			writeResponse(conn, http.StatusBadRequest, serverMicro,
+			_ = writeResponse(conn, http.StatusBadRequest, serverMicro,
 				fmt.Appendf(nil, "{ \"error\": \"%s\nAll previous unanswered requests will be dropped.\" }", bad.text))
 			return
 		}

@@ -60,13 +60,13 @@ func (s *stream) hungUp() bool {
 	if err != nil {
 		return true
 	}
-	hung := true
-	raw.Control(func(fd uintptr) {
+	hung := false
+	err = raw.Control(func(fd uintptr) {
 		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		n, err := unix.Poll(p, 0)
-		hung = err == nil && n > 0
+		n, perr := unix.Poll(p, 0)
+		hung = perr == nil && n > 0
 	})
-	return hung
+	return hung || err != nil
 }
 
 func closeAll(files []*os.File) {

@@ -77,9 +77,7 @@ func (b *Backend) Boot(ctx context.Context, m clhserver.Machine) (err error) {
 			return err
 		}
 	}
-	if m.Serial.Out != nil {
-		io.WriteString(m.Serial.Out, b.script.Console)
-	}
+	say(m.Serial, b.script.Console)
 	if b.script.BootError != "" {
 		return fmt.Errorf("%s", b.script.BootError)
 	}
@@ -114,11 +112,16 @@ func (b *Backend) play(m clhserver.Machine) {
 			case "die":
 				b.events.Died(fmt.Errorf("%s", step.Text))
 			case "print":
-				if m.Serial.Out != nil {
-					io.WriteString(m.Serial.Out, step.Text)
-				}
+				say(m.Serial, step.Text)
 			}
 		})
+	}
+}
+
+// say writes to the console; a guest does not care whether anybody reads it.
+func say(c clhserver.Console, text string) {
+	if c.Out != nil {
+		_, _ = io.WriteString(c.Out, text)
 	}
 }
 

@@ -87,6 +87,6 @@ func die(status int, text string) {
 	if status != 0 {
 		os.Exit(status)
 	}
-	syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {}
 }

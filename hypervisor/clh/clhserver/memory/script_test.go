@@ -55,15 +55,15 @@ func TestVsockPorts(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	stand := func(name string, serve func(net.Conn)) string {
 		path := filepath.Join(dir, name)
-		l, err := net.Listen("unix", path)
-		if err != nil {
-			t.Fatal(err)
+		l, lerr := net.Listen("unix", path)
+		if lerr != nil {
+			t.Fatal(lerr)
 		}
 		t.Cleanup(func() { l.Close() })
 		go func() {
 			for {
-				c, err := l.Accept()
-				if err != nil {
+				c, serr := l.Accept()
+				if serr != nil {
 					return
 				}
 				serve(c)

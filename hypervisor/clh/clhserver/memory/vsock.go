@@ -95,8 +95,8 @@ func join(a, b *net.UnixConn) {
 	var both sync.WaitGroup
 	for _, pair := range [][2]*net.UnixConn{{a, b}, {b, a}} {
 		both.Go(func() {
-			io.Copy(pair[0], pair[1])
-			pair[0].CloseWrite()
+			_, _ = io.Copy(pair[0], pair[1]) // either end may break it off
+			_ = pair[0].CloseWrite()
 		})
 	}
 	both.Wait()
@@ -122,7 +122,7 @@ func (v *listener) forget(c net.Conn) {
 // close unbinds the socket and ends every connection.
 func (v *listener) close() {
 	close(v.done)
-	v.l.Close()
+	_ = v.l.Close()
 	v.mu.Lock()
 	for c := range v.conns {
 		c.Close()
