@@ -82,7 +82,10 @@ func TestGuestThatPowersOffOrPanics(t *testing.T) {
 func TestAgentThatDies(t *testing.T) {
 	h := newHost(t, memory.Script{})
 	s := h.running()
-	s.agent.Die()
+	s.agent.DieAt("StatsContainer", 1)
+	if _, err := s.Stats(h.ctx(), &taskapi.StatsRequest{ID: s.id}); err == nil {
+		t.Error("a dead agent gave counters")
+	}
 	if got := s.wait(s.id, ""); got != 255 {
 		t.Errorf("exit status %d", got)
 	}
