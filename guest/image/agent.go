@@ -21,14 +21,14 @@ func BuildAgent(ctx context.Context, pkg string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build agent: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	file := filepath.Join(dir, "agent")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
 		"-ldflags", "-s -w -buildid=", "-o", file, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=")
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Run(); err != nil {
+	if err = cmd.Run(); err != nil {
 		return nil, fmt.Errorf("build agent: go build %s: %w: %s", pkg, err, strings.TrimSpace(said.String()))
 	}
 	data, err := os.ReadFile(file)

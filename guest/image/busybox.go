@@ -45,9 +45,9 @@ func applets(ctx context.Context, busybox []byte) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	file := filepath.Join(dir, "busybox")
-	if err := os.WriteFile(file, busybox, 0o700); err != nil {
+	if err = os.WriteFile(file, busybox, 0o700); err != nil {
 		return nil, err
 	}
 	out, err := exec.CommandContext(ctx, file, "--list-full").Output()

@@ -136,9 +136,9 @@ func gather(ctx context.Context, apt *debian.Apt) (kernel, []debian.Package, map
 	}
 	files := map[string]debian.File{}
 	for _, p := range packages {
-		some, err := apt.Open(ctx, p, func(name string) bool { return places[name] || isLibrary(name) })
-		if err != nil {
-			return kernel{}, nil, nil, err
+		some, oerr := apt.Open(ctx, p, func(name string) bool { return places[name] || isLibrary(name) })
+		if oerr != nil {
+			return kernel{}, nil, nil, oerr
 		}
 		for name, f := range some {
 			files[name] = f
@@ -175,7 +175,7 @@ func assemble(ctx context.Context, agent []byte, k kernel, files map[string]debi
 	if err != nil {
 		return nil, nil, fmt.Errorf("package %s: %w", busyboxPackage, err)
 	}
-	if err := t.addBusybox(ctx, busybox); err != nil {
+	if err = t.addBusybox(ctx, busybox); err != nil {
 		return nil, nil, err
 	}
 	boot, err := k.modules.order(ctx, bootModules)
@@ -257,7 +257,7 @@ func replace(file string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // gone already if it was renamed
 	_, err = f.Write(data)
 	if cerr := f.Close(); err == nil {
 		err = cerr

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -70,10 +69,10 @@ func openKernel(ctx context.Context, apt *debian.Apt, p debian.Package) (kernel,
 		}
 	}
 	if k.vmlinuz.Data == nil {
-		return kernel{}, fmt.Errorf("Debian package %s %s: no /boot/vmlinuz-…: %w", p.Name, p.Version, errdefs.ErrNotFound)
+		return kernel{}, fmt.Errorf("package %s %s: no /boot/vmlinuz-…: %w", p.Name, p.Version, errdefs.ErrNotFound)
 	}
 	if len(k.modules.builtin) == 0 {
-		return kernel{}, errors.New("Debian package " + p.Name + ": no modules.builtin")
+		return kernel{}, fmt.Errorf("package %s %s: no modules.builtin: %w", p.Name, p.Version, errdefs.ErrNotFound)
 	}
 	return k, nil
 }

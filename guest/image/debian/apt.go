@@ -61,11 +61,11 @@ func Open(o Options) (*Apt, error) {
 	}
 	a := &Apt{options: o, dir: dir}
 	for _, d := range []string{"lists/partial", "archives/partial"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+		if err = os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, fmt.Errorf("prepare apt directory: %w", err)
 		}
 	}
-	if err := os.WriteFile(a.path("status"), nil, 0o644); err != nil {
+	if err = os.WriteFile(a.path("status"), nil, 0o644); err != nil {
 		return nil, fmt.Errorf("prepare apt directory: %w", err)
 	}
 	if o.Suite == "" {

@@ -37,14 +37,14 @@ func (a *Apt) Open(ctx context.Context, p Package, want func(path string) bool) 
 	if err != nil {
 		return nil, fmt.Errorf("unpack %s: %w", p.Name, err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err = cmd.Start(); err != nil {
 		return nil, fmt.Errorf("unpack %s: %w", p.Name, err)
 	}
 	files, err := readFiles(out, p, want)
 	if err == nil {
 		_, err = io.Copy(io.Discard, out) // padding; dpkg-deb fails if it cannot write it
 	} else {
-		cmd.Cancel()
+		err = errors.Join(err, cmd.Cancel()) // else it would wait for a reader
 	}
 	if werr := cmd.Wait(); werr != nil {
 		err = errors.Join(err, fmt.Errorf("dpkg-deb --fsys-tarfile: %w: %s", werr, complaint(said.String())))

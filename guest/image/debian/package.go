@@ -95,18 +95,18 @@ func (a *Apt) Show(ctx context.Context, names ...string) ([]Package, error) {
 func (a *Apt) show(ctx context.Context, name string) (Package, error) {
 	out, err := a.run(ctx, queryTimeout, a.dir, "apt-cache", "show", "--no-all-versions", name)
 	if err != nil {
-		return Package{}, fmt.Errorf("Debian package %s: %w: %w", name, errdefs.ErrNotFound, err)
+		return Package{}, fmt.Errorf("package %s: %w: %w", name, errdefs.ErrNotFound, err)
 	}
 	packages, err := parsePackages(bytes.NewReader(out))
 	if err != nil {
-		return Package{}, fmt.Errorf("Debian package %s: %w", name, err)
+		return Package{}, fmt.Errorf("package %s: %w", name, err)
 	}
 	for _, p := range packages {
 		if p.Name == name {
 			return p, nil
 		}
 	}
-	return Package{}, fmt.Errorf("Debian package %s: apt knows no candidate: %w", name, errdefs.ErrNotFound)
+	return Package{}, fmt.Errorf("package %s: apt knows no candidate: %w", name, errdefs.ErrNotFound)
 }
 
 // WithLibraries returns the packages of names and all library packages that
@@ -150,30 +150,30 @@ func (a *Apt) Fetch(ctx context.Context, p Package) (string, error) {
 	fmt.Fprintf(a.options.Progress, "fetching %s %s (%.1f MB)\n", p.Name, p.Version, float64(p.Size)/1e6)
 	dir, err := os.MkdirTemp(a.dir, "fetch-")
 	if err != nil {
-		return "", fmt.Errorf("fetch Debian package %s: %w", p.Name, err)
+		return "", fmt.Errorf("fetch package %s: %w", p.Name, err)
 	}
-	defer os.RemoveAll(dir)
-	if _, err := a.run(ctx, fetchTimeout, dir, "apt-get", "-q", "download", p.Name+"="+p.Version); err != nil {
-		return "", fmt.Errorf("fetch Debian package %s %s: %w", p.Name, p.Version, err)
+	defer func() { _ = os.RemoveAll(dir) }()
+	if _, err = a.run(ctx, fetchTimeout, dir, "apt-get", "-q", "download", p.Name+"="+p.Version); err != nil {
+		return "", fmt.Errorf("fetch package %s %s: %w", p.Name, p.Version, err)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return "", fmt.Errorf("fetch Debian package %s: %w", p.Name, err)
+		return "", fmt.Errorf("fetch package %s: %w", p.Name, err)
 	}
 	if len(entries) != 1 {
-		return "", fmt.Errorf("fetch Debian package %s %s: apt-get download left %d files", p.Name, p.Version, len(entries))
+		return "", fmt.Errorf("fetch package %s %s: apt-get download left %d files", p.Name, p.Version, len(entries))
 	}
 	got := dir + "/" + entries[0].Name()
 	sum, err := sumFile(got)
 	if err != nil {
-		return "", fmt.Errorf("fetch Debian package %s: %w", p.Name, err)
+		return "", fmt.Errorf("fetch package %s: %w", p.Name, err)
 	}
 	if sum != p.SHA256 {
-		return "", fmt.Errorf("Debian package %s %s has SHA256 %s, the index says %s: %w",
+		return "", fmt.Errorf("package %s %s has SHA256 %s, the index says %s: %w",
 			p.Name, p.Version, sum, p.SHA256, errdefs.ErrDataLoss)
 	}
 	if err := os.Rename(got, file); err != nil {
-		return "", fmt.Errorf("keep Debian package %s: %w", p.Name, err)
+		return "", fmt.Errorf("keep package %s: %w", p.Name, err)
 	}
 	return file, nil
 }

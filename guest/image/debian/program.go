@@ -2,6 +2,7 @@ package debian
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -33,7 +34,7 @@ func (a *Apt) Program(ctx context.Context, pkg, program string) (File, error) {
 			return f, err
 		}
 	}
-	return File{}, fmt.Errorf("Debian package %s %s has no program %s: %w", pkg, packages[0].Version, program, errdefs.ErrNotFound)
+	return File{}, fmt.Errorf("package %s %s has no program %s: %w", pkg, packages[0].Version, program, errdefs.ErrNotFound)
 }
 
 // WriteProgram writes f as an executable. The file is replaced in one step, so
@@ -47,8 +48,7 @@ func WriteProgram(target string, f File) error {
 		return fmt.Errorf("write program: %w", err)
 	}
 	if err := os.Rename(temporary, target); err != nil {
-		os.Remove(temporary)
-		return fmt.Errorf("write program: %w", err)
+		return fmt.Errorf("write program: %w", errors.Join(err, os.Remove(temporary)))
 	}
 	return nil
 }

@@ -143,7 +143,7 @@ func ReadSources(fsys fs.FS) ([]Source, error) {
 			return nil, err
 		}
 		sources, err := parse(f)
-		f.Close()
+		_ = f.Close() // only read
 		if err != nil {
 			return nil, fmt.Errorf("apt source %s: %w", name, err)
 		}
