@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -29,17 +31,18 @@ func (e *Error) Error() string {
 // amounts to.
 func (e *Error) Unwrap() error { return class(e.Code, e.Text) }
 
-// toError turns what ttrpc returned into an Error, ErrGone or the context's error.
+// toError turns what ttrpc returned into an Error, ErrGone, the context's error,
+// or ErrDataLoss for an answer that is no message.
 func toError(ctx context.Context, rpc string, err error) error {
 	switch {
-	case errors.Is(err, ttrpc.ErrClosed), errors.Is(err, ttrpc.ErrProtocol), errors.Is(err, ttrpc.ErrStreamClosed):
+	case errors.Is(err, ttrpc.ErrClosed), errors.As(err, new(*net.OpError)):
 		return fmt.Errorf("agent: %s: %w", rpc, ErrGone)
 	case ctx.Err() != nil:
 		return fmt.Errorf("agent: %s: %w", rpc, context.Cause(ctx))
 	}
 	s, ok := status.FromError(err)
 	if !ok {
-		return fmt.Errorf("agent: %s: %w: %w", rpc, ErrGone, err)
+		return fmt.Errorf("agent: %s: answer cannot be read: %w: %w", rpc, err, errdefs.ErrDataLoss)
 	}
 	return &Error{RPC: rpc, Code: s.Code(), Text: s.Message()}
 }

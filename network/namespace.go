@@ -56,7 +56,7 @@ func within(path string, do func(*netlink.Handle) error) error {
 		if err := netns.Set(target); err != nil {
 			return fmt.Errorf("enter: %w", err)
 		}
-		h, err := netlink.NewHandle()
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return fmt.Errorf("open netlink: %w", err)
 		}
