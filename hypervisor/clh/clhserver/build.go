@@ -27,15 +27,7 @@ func (s *server) build(v *vm) (Machine, error) {
 		Kernel: value(c.Payload.Kernel), Initramfs: value(c.Payload.Initramfs), Cmdline: value(c.Payload.Cmdline),
 		Serial: v.serial, Virtio: v.virtio,
 	}
-	for i := range value(c.Disks) {
-		(*c.Disks)[i].Id = v.name("disk", (*c.Disks)[i].Id)
-	}
-	for i := range value(c.Net) {
-		(*c.Net)[i].Id = v.name("net", (*c.Net)[i].Id)
-	}
-	if c.Vsock != nil {
-		c.Vsock.Id = v.name("vsock", c.Vsock.Id)
-	}
+	v.nameAll()
 	if m.Serial.Out != nil {
 		v.devices["__serial"] = &device{}
 	}
@@ -45,6 +37,28 @@ func (s *server) build(v *vm) (Machine, error) {
 		return Machine{}, err
 	}
 	return m, nil
+}
+
+// nameAll gives an id to every device of the description that has none.
+func (v *vm) nameAll() {
+	c := &v.config
+	taken := map[string]bool{}
+	for _, d := range value(c.Disks) {
+		taken[value(d.Id)] = true
+	}
+	for _, n := range value(c.Net) {
+		taken[value(n.Id)] = true
+	}
+	taken[value(value(c.Vsock).Id)] = true
+	for i := range value(c.Disks) {
+		(*c.Disks)[i].Id = v.name("disk", (*c.Disks)[i].Id, taken)
+	}
+	for i := range value(c.Net) {
+		(*c.Net)[i].Id = v.name("net", (*c.Net)[i].Id, taken)
+	}
+	if c.Vsock != nil {
+		c.Vsock.Id = v.name("vsock", c.Vsock.Id, taken)
+	}
 }
 
 func (v *vm) placeAll(m *Machine) error {
@@ -94,15 +108,15 @@ func (v *vm) placeAll(m *Machine) error {
 }
 
 // name gives the device its id: the client's, or the next of the one counter
-// that all kinds share.
-func (v *vm) name(kind string, id *string) *string {
+// that all kinds share, past those in use and taken.
+func (v *vm) name(kind string, id *string, taken map[string]bool) *string {
 	if id != nil {
 		return id
 	}
 	for {
 		next := "_" + kind + itoa(v.named)
 		v.named++
-		if _, used := v.devices[next]; !used {
+		if _, used := v.devices[next]; !used && !taken[next] {
 			return &next
 		}
 	}

@@ -115,7 +115,7 @@ func (s *server) setConfig(v *vm, c api.VmConfig) {
 func (s *server) reserve(v *vm, kind string, id **string, segment int16) (hypervisor.BDF, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	*id = v.name(kind, *id)
+	*id = v.name(kind, *id, nil)
 	return v.place(**id, segment)
 }
 

@@ -105,12 +105,3 @@ func (s *server) run(ctx context.Context, name string, op operation, req *reques
 	}
 	return Response{Status: http.StatusOK, Body: body}
 }
-
-// decode reads a request's JSON. Unknown members are ignored, as the original
-// ignores them.
-func decode(body []byte, into any) error {
-	if err := json.Unmarshal(body, into); err != nil {
-		return fail(badRequest, "%v", err)
-	}
-	return nil
-}

@@ -7,6 +7,9 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/api"
 )
 
 // FuzzRequest: a request is read whole or not at all, its body is as long as it
@@ -48,3 +51,48 @@ func FuzzRequest(f *testing.F) {
 type oneByOne struct{ r io.Reader }
 
 func (o oneByOne) Read(p []byte) (int, error) { return o.r.Read(p[:min(1, len(p))]) }
+
+type slotless struct{ Backend }
+
+func (slotless) ReservedSlots() []uint8 { return []uint8{1} }
+
+// FuzzConfig: a description that passes validation can be built, and then every
+// device has a slot of its own.
+func FuzzConfig(f *testing.F) {
+	for _, s := range []string{
+		`{"payload":{"kernel":"/k"},"disks":[{"path":"/d"},{"path":"/e","id":"x"}],"vsock":{"cid":3,"socket":"/s"}}`,
+		`{"payload":{"kernel":"/k"},"platform":{"num_pci_segments":2},"disks":[{"path":"/d","pci_segment":1}],"console":{"mode":"Off"}}`,
+		`{"payload":{"kernel":"/k"},"cpus":null,"net":[{"mac":"x"}],"disks":null}`,
+		`{"payload":{"kernel":"/k"},"disks":[{"path":"/d","id":"_disk0"},{"path":"/d"}]}`,
+		`null`, `{}`, `[]`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var c api.VmConfig
+		if decode(in, &c) != nil {
+			return
+		}
+		fillDefaults(&c)
+		if validate(profiles[0].Profile, &c) != nil {
+			return
+		}
+		v := &vm{config: c, devices: map[string]*device{}}
+		m, err := (&server{backend: slotless{}}).build(v)
+		if err != nil {
+			if strings.Contains(err.Error(), "AlreadyInUse") {
+				t.Fatal(err)
+			}
+			return // too many devices, a card without taps
+		}
+		seen := map[hypervisor.BDF]bool{{Device: 1}: true}
+		for id, d := range v.devices {
+			if d.at != nil && !strings.HasPrefix(id, "__slot") {
+				if seen[*d.at] || d.at.Device == 0 {
+					t.Fatalf("%s at %s, where there is another: %+v", id, d.at, m)
+				}
+				seen[*d.at] = true
+			}
+		}
+	})
+}

@@ -41,7 +41,11 @@ func TestAnswersToTheByte(t *testing.T) {
 		"chunked":           {"PUT /api/v1/vm.delete HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", okHead},
 		"100-continue":      {"PUT /api/v1/vm.create HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n{", "HTTP/1.1 100 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\r\n"},
 		"not decodable":     {put("vm.create", `{"payload":3}`), ""},
-		"null not optional": {put("vm.create", `{"payload":{"kernel":"/k"},"cpus":{"boot_vcpus":"1"}}`), ""},
+		"null":              {put("vm.create", `{"cpus":{"boot_vcpus":null,"max_vcpus":1}}`), ""},
+		"missing":           {put("vm.create", `{"vsock":{"socket":"/s"}}`), text(400, "missing field `cid`")},
+		"missing in a list": {put("vm.create", `{"disks":[null]}`), ""},
+		"no such word":      {put("vm.create", `{"serial":{"mode":"tty"}}`), text(400, "unknown variant `tty`")},
+		"wrong type":        {put("vm.create", `{"payload":{"kernel":"/k"},"cpus":{"boot_vcpus":"1"}}`), ""},
 	} {
 		got := v.raw(tc.request)
 		if tc.want == "" {

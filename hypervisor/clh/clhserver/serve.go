@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -197,7 +198,9 @@ func (s *server) hangUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for conn := range s.conns {
-		_ = conn.CloseRead() // an answer may still be on its way out
+		// An answer may still be on its way out, but not for ever.
+		_ = conn.CloseRead()
+		_ = conn.SetWriteDeadline(time.Now().Add(flushTimeout))
 	}
 }
 

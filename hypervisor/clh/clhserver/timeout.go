@@ -8,6 +8,6 @@ const (
 	turnTimeout = 5 * time.Second
 	// shutdownTimeout bounds the machine's own end.
 	shutdownTimeout = 10 * time.Second
-	// flushTimeout bounds the writing of the last events.
+	// flushTimeout bounds the writing of the last events and answers.
 	flushTimeout = time.Second
 )
