@@ -161,8 +161,12 @@ func TestGuestRefusesWhatTheRootHashDoesNotCover(t *testing.T) {
 		t.Fatalf("create on a layer with one bad block: %v", err)
 	}
 	shown := m.shell("cat /run/kata-containers/two/rootfs/bin/busybox >/dev/null; echo status $?")
-	if !strings.Contains(shown, "I/O error") || !strings.Contains(shown, "status 1") {
+	if !strings.Contains(shown, "Input/output error") || !strings.Contains(shown, "status 1") {
 		t.Errorf("reading a bad block shows %q", shown)
+	}
+	console, err := os.ReadFile(m.dir + "/console.log")
+	if err != nil || !strings.Contains(string(console), `"root_hash":"`+base.rootHash) {
+		t.Errorf("the log does not name the root hash of the bad layer: %v", err)
 	}
 	m.remove("two")
 	if shown := m.shell("dmsetup ls; ls /dev/mapper; ls /run/kata-containers"); strings.Contains(shown, base.id) || strings.Contains(shown, "two") {

@@ -41,6 +41,9 @@ const (
 	gcPercent   = 50
 )
 
+// started is when this program began, on the kernel's clock.
+var started = boot.Uptime()
+
 func main() {
 	if os.Getpid() == 1 && filepath.Base(os.Args[0]) == "init" {
 		runAsInit()
@@ -114,7 +117,7 @@ func run(ctx context.Context, c config.Config, isInit bool) error {
 	debug.SetMemoryLimit(memoryLimit)
 	debug.SetGCPercent(gcPercent)
 	version := agentVersion()
-	slog.SetDefault(config.NewLogger(os.Stdout, c.LogLevel, version))
+	config.SetLogger(os.Stdout, c.LogLevel, version)
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -140,7 +143,7 @@ func run(ctx context.Context, c config.Config, isInit bool) error {
 			return err
 		}
 	}
-	slog.Info("agent is ready", "address", c.ServerAddress)
+	slog.Info("agent is ready", "address", c.ServerAddress, "started_ms", started.Milliseconds(), "ready_ms", boot.Uptime().Milliseconds())
 	return service.Serve(ctx, listener)
 }
 

@@ -6,6 +6,13 @@ import (
 	"os"
 )
 
+// SetLogger makes NewLogger's logger the program's. What libraries log by the
+// standard log is for debugging.
+func SetLogger(w io.Writer, level slog.Level, version string) {
+	slog.SetLogLoggerLevel(slog.LevelDebug)
+	slog.SetDefault(NewLogger(w, level, version))
+}
+
 // NewLogger writes records as lines of JSON, with the keys by which hosts read
 // the logs of agents: msg, level, ts, name, version, pid.
 func NewLogger(w io.Writer, level slog.Level, version string) *slog.Logger {

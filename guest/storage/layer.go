@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -53,7 +55,7 @@ func mountBlock(ctx context.Context, j *job) error {
 	j.undo.Add(device.Close)
 	opts.Flags |= unix.MS_RDONLY
 	if j.st.GetFstype() == fsTar && !kernelHas(fsTar) {
-		err = j.mountTar(device)
+		err = j.mountTar(device, rootHash)
 	} else {
 		err = j.mount(mount.Mount{Source: device.Path, FSType: j.st.GetFstype(), Options: opts})
 	}
@@ -65,7 +67,7 @@ func mountBlock(ctx context.Context, j *job) error {
 
 // mountTar serves the tar file system of a verified device from this process,
 // for a kernel that does not know it.
-func (j *job) mountTar(device *devmapper.Device) error {
+func (j *job) mountTar(device *devmapper.Device, rootHash string) error {
 	f, err := os.Open(device.Path)
 	if err != nil {
 		return err
@@ -85,7 +87,7 @@ func (j *job) mountTar(device *devmapper.Device) error {
 		return err
 	}
 	j.undo.Add(removeDir(target))
-	server, err := tarfuse.Mount(fsys, target, tarfuse.Options{FSName: device.Path})
+	server, err := tarfuse.Mount(fsys, target, tarfuse.Options{FSName: device.Path, OnError: reportReads(device.Name, rootHash)})
 	if err != nil {
 		return fmt.Errorf("failed to mount %s to %s: %w", device.Path, target, err)
 	}
@@ -97,6 +99,20 @@ func (j *job) mountTar(device *devmapper.Device) error {
 		return nil
 	})
 	return nil
+}
+
+// reportedReads is how many failed reads of a layer are logged: a container may
+// try one for ever.
+const reportedReads = 10
+
+// reportReads logs what a container only sees as an I/O error.
+func reportReads(layer, rootHash string) func(error) {
+	var failed atomic.Uint32
+	return func(err error) {
+		if failed.Add(1) <= reportedReads {
+			slog.Error("read of a layer failed; its data may not match the root hash", "layer", layer, "root_hash", rootHash, "error", err)
+		}
+	}
 }
 
 // kernelHas says whether the kernel knows a file system.
