@@ -36,12 +36,10 @@ func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhs
 		return f
 	}
 	if m.Vsock != nil {
-		var control *os.File
-		vm.vsock, control, err = startVsock(ctx, s, o.Vsock, *m.Vsock, &vm.back)
-		if err != nil {
+		if vm.vsock, err = startVsock(ctx, s, o.Vsock, *m.Vsock, &vm.back); err != nil {
 			return nil, fmt.Errorf("vsock device %s: %w", m.Vsock.ID, err)
 		}
-		ch.vsock = inherit(control)
+		ch.vsock = inherit(vm.vsock.control)
 	}
 	ours, monitor, err := socketPair("monitor")
 	if err != nil {

@@ -18,19 +18,22 @@ import (
 type machine struct {
 	events   clhserver.Events
 	qemu     *process
-	vsock    *process // nil without a vsock device
+	vsock    *vsockDevice // nil without one
 	monitor  *qmp.Client
 	names    *names
 	consoles consoles
 	back     undo.Stack // everything that is to be given back
 
 	asked      atomic.Bool // the end was asked for, so it is not an event
-	poweredOff bool        // watch's own
+	poweredOff bool        // watch's own, as is rebooted
+	rebooted   bool
 	plugs      chan plugged
 	watchers   sync.WaitGroup
 	ended      chan struct{} // closed when everything has been given back
 	endErr     error         // what could not be given back; valid once ended is closed
 }
+
+var errRebooted = errors.New("the guest reset itself, which ends its machine")
 
 // run executes a QMP command within commandTimeout.
 func (m *machine) run(ctx context.Context, name string, arguments, result any) error {
@@ -46,7 +49,7 @@ func (m *machine) watch() {
 	if m.vsock != nil {
 		m.watchers.Go(func() {
 			select {
-			case <-m.vsock.done: // without it the guest is out of reach
+			case <-m.vsock.process.done: // without it the guest is out of reach
 				m.qemu.kill()
 			case <-m.qemu.done:
 			}
@@ -64,13 +67,16 @@ func (m *machine) watch() {
 	case <-time.After(quitTimeout): // it hung up, but does not end
 		m.qemu.kill()
 	}
+	if m.vsock != nil {
+		m.vsock.front.close()
+	}
 	m.watchers.Wait()
 	m.consoles.drain()
 	failure := m.qemu.failure()
 	if m.vsock != nil {
 		select {
-		case <-m.vsock.done:
-			failure = errors.Join(m.vsock.failure(), failure)
+		case <-m.vsock.process.done:
+			failure = errors.Join(m.vsock.process.failure(), failure)
 		default:
 		}
 	}
@@ -78,6 +84,9 @@ func (m *machine) watch() {
 	close(m.ended)
 	switch {
 	case m.asked.Load():
+	case m.rebooted:
+		m.events.Rebooted()
+		m.events.Died(errRebooted)
 	case m.poweredOff:
 		m.events.PoweredOff()
 	default:
@@ -98,11 +107,8 @@ func (m *machine) handle(e qmp.Event) {
 	}
 	switch e.Name {
 	case "SHUTDOWN":
-		m.poweredOff = m.poweredOff || data.Guest
-	case "RESET":
-		if data.Guest {
-			m.events.Rebooted()
-		}
+		m.rebooted = data.Guest && data.Reason == "guest-reset"
+		m.poweredOff = data.Guest && !m.rebooted
 	case "GUEST_PANICKED":
 		m.events.Panicked()
 	case "DEVICE_DELETED":

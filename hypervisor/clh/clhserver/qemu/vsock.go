@@ -22,48 +22,61 @@ const vsockProgram = "vhost-device-vsock"
 // maxSocketPath is how long the path of a Unix socket may be.
 const maxSocketPath = 107
 
+// vsockDevice is the device's process with the front before it.
+type vsockDevice struct {
+	id      string
+	process *process
+	control *os.File // the vhost-user control socket, for QEMU
+	front   *front
+}
+
 // startVsock starts the device's process and connects its control socket, which
 // is gone from the file system by then. What it leaves is entered in back.
-func startVsock(ctx context.Context, s *spawner, program string, v clhserver.Vsock, back *undo.Stack) (*process, *os.File, error) {
-	control := v.Socket + ".vhost"
-	if len(control) > maxSocketPath {
-		return nil, nil, fmt.Errorf("socket %s: the path has %d bytes, at most %d are possible",
-			v.Socket, len(v.Socket), maxSocketPath-len(".vhost"))
+func startVsock(ctx context.Context, s *spawner, program string, v clhserver.Vsock, back *undo.Stack) (_ *vsockDevice, err error) {
+	control, device := v.Socket+".vhost", v.Socket+".device"
+	if len(device) > maxSocketPath {
+		return nil, fmt.Errorf("socket %s: the path has %d bytes, at most %d are possible",
+			v.Socket, len(v.Socket), maxSocketPath-len(".device"))
 	}
-	for _, path := range []string{v.Socket, control} {
+	for _, path := range []string{v.Socket, control, device} {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 			if err == nil {
 				err = fs.ErrExist
 			}
-			return nil, nil, fmt.Errorf("socket %s: %w", path, err)
+			return nil, fmt.Errorf("socket %s: %w", path, err)
 		}
 		back.Add(func(context.Context) error { return removeFile(path) })
 	}
-	p, err := s.start(program, []string{
+	d := &vsockDevice{id: v.ID}
+	d.process, err = s.start(program, []string{
 		"--guest-cid", strconv.FormatUint(uint64(v.CID), 10),
 		"--socket", control,
 		"--uds-path", v.Socket,
 	}, nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	back.Add(func(context.Context) error { p.kill(); return nil })
+	back.Add(func(context.Context) error { d.process.kill(); return nil })
 
 	ctx, cancel := context.WithTimeout(ctx, vsockTimeout)
 	defer cancel()
-	conn, err := dialControl(ctx, p, control)
+	conn, err := dialControl(ctx, d.process, control)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer conn.Close()
+	// It listens for clients before it listens for QEMU.
+	if d.front, err = newFront(v.Socket, device); err != nil {
+		return nil, err
+	}
+	back.Add(func(context.Context) error { d.front.close(); return nil })
 	if err := removeFile(control); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	f, err := conn.File()
-	if err != nil {
-		return nil, nil, fmt.Errorf("control socket of %s: %w", p.name, err)
+	if d.control, err = conn.File(); err != nil {
+		return nil, fmt.Errorf("control socket of %s: %w", d.process.name, err)
 	}
-	return p, f, nil
+	return d, nil
 }
 
 // dialControl connects to the process p as soon as it listens.

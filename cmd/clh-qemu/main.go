@@ -1,0 +1,28 @@
+// Command clh-qemu is Cloud Hypervisor for machines without KVM, or without
+// Cloud Hypervisor: it takes the same command line and serves the same API, and
+// runs the machine in QEMU.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu"
+)
+
+// accelVariable forces "kvm" or "tcg" where the choice by itself is wrong. It is
+// no option, because a client of Cloud Hypervisor would not know it.
+const accelVariable = "CLH_QEMU_ACCEL"
+
+func main() {
+	accel := qemu.Accel(os.Getenv(accelVariable))
+	if accel != "" && accel != qemu.KVM && accel != qemu.TCG {
+		fmt.Fprintf(os.Stderr, "clh-qemu: %s=%q is neither %s nor %s\n", accelVariable, accel, qemu.KVM, qemu.TCG)
+		os.Exit(2)
+	}
+	newBackend := func(e clhserver.Events) (clhserver.Backend, error) {
+		return qemu.New(qemu.Options{Accel: accel}, e)
+	}
+	os.Exit(clhserver.Main("clh-qemu", os.Args[1:], clhserver.Config{Backend: newBackend}, nil))
+}
