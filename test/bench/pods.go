@@ -38,7 +38,7 @@ var commands = []struct{ name, what string }{
 	{"runp", "`crictl runp`: from nothing to a sandbox"},
 	{"create", "`crictl create`"},
 	{"start", "`crictl start`"},
-	{"exec", "`crictl exec --sync` of `true`"},
+	{"exec", "`crictl exec` of `true`"},
 	{"remove", "`crictl stopp` and `rmp`"},
 }
 

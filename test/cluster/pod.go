@@ -195,7 +195,7 @@ func (c *Cluster) RunContainer(ctx context.Context, pod string, p Pod, k Contain
 // Exec runs a command in a container and returns its standard output; ExitCode
 // tells the exit status of one that failed.
 func (c *Cluster) Exec(ctx context.Context, id string, command ...string) (string, error) {
-	return c.Run(ctx, append([]string{"crictl", "exec", "--sync", id}, command...)...)
+	return c.Run(ctx, append([]string{"crictl", "exec", id}, command...)...)
 }
 
 // PodIP is the address of a pod.
