@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/snapshots"
@@ -45,12 +46,14 @@ func (r *record) info() snapshots.Info {
 }
 
 // isLayer says whether r is an image layer that is being unpacked. Both CRI and
-// containerd's unpacker say so by a label.
+// containerd's unpacker say so by a label; a client that unpacks by itself, such
+// as ctr, says so by the form of the key alone ("extract-<time>-<random> <chain id>").
 func (r *record) isLayer() bool {
 	if r.Kind != snapshots.KindActive {
 		return false
 	}
-	return r.Labels[labelLayerDigest] != "" || r.Labels[labelSnapshotRef] != ""
+	return r.Labels[labelLayerDigest] != "" || r.Labels[labelSnapshotRef] != "" ||
+		strings.HasPrefix(lastElement(r.Name), snapshots.UnpackKeyPrefix+"-")
 }
 
 func (r *record) encode() ([]byte, error) {
