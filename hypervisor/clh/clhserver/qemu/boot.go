@@ -24,11 +24,13 @@ func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhs
 
 	var ch channels
 	var theirs []*os.File // the ends that QEMU inherits
-	defer func() {
+	closeTheirs := func() {
 		for _, f := range theirs {
 			f.Close()
 		}
-	}()
+		theirs = nil
+	}
+	defer closeTheirs()
 	inherit := func(f *os.File) *os.File {
 		if f != nil {
 			theirs = append(theirs, f)
@@ -65,6 +67,7 @@ func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhs
 	if vm.qemu, err = s.start(o.QEMU, line.args, line.files); err != nil {
 		return nil, err
 	}
+	closeTheirs() // else the monitor would not end with QEMU, as ours would keep it open
 	vm.back.Add(func(context.Context) error { vm.qemu.kill(); return nil })
 	if err := vm.connect(ctx, ours); err != nil {
 		return nil, err
