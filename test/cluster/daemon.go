@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -77,13 +78,15 @@ func (d *daemon) stop() error {
 	return fmt.Errorf("%s did not end within %s of SIGTERM and was killed", d.name, daemonStopTimeout)
 }
 
-// tail returns the last n lines of a file, or why it cannot be read.
+// tail returns the last n lines of a log, those for debugging left out, or why
+// it cannot be read.
 func tail(file string, n int) string {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
+	lines := slices.DeleteFunc(strings.Split(strings.TrimRight(string(text), "\n"), "\n"),
+		func(line string) bool { return strings.Contains(line, " level=debug ") })
 	if len(lines) > n {
 		lines = lines[len(lines)-n:]
 	}
