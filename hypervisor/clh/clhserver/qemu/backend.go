@@ -10,10 +10,13 @@ package qemu
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
@@ -104,6 +107,10 @@ func (b *Backend) Boot(ctx context.Context, m clhserver.Machine) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(b.closing, func() { cancel(errClosed) })()
+	m.Nets = slices.Clone(m.Nets)
+	for i, n := range m.Nets {
+		m.Nets[i] = withMAC(n)
+	}
 	vm, err := boot(ctx, b.spawner, b.options, b.events, m)
 	if err != nil {
 		return err
@@ -112,6 +119,17 @@ func (b *Backend) Boot(ctx context.Context, m clhserver.Machine) error {
 	defer b.mu.Unlock()
 	b.machine = vm // Close, if it was called, waits for us and ends it
 	return nil
+}
+
+// withMAC gives n a random address if it has none; QEMU would give the same one
+// to every card.
+func withMAC(n clhserver.Net) clhserver.Net {
+	if len(n.MAC) == 0 {
+		n.MAC = make(net.HardwareAddr, 6)
+		rand.Read(n.MAC)
+		n.MAC[0] = n.MAC[0]&^1 | 2 // one station, locally administered
+	}
+	return n
 }
 
 func closeTaps(nets ...clhserver.Net) {
@@ -148,7 +166,7 @@ func (b *Backend) AddNet(ctx context.Context, n clhserver.Net) error {
 	defer closeTaps(n)
 	vm, err := b.running()
 	if err == nil {
-		err = vm.addNet(ctx, n)
+		err = vm.addNet(ctx, withMAC(n))
 	}
 	if err != nil {
 		return fmt.Errorf("add network card %s: %w", n.ID, err)

@@ -84,7 +84,7 @@ func commandLine(m clhserver.Machine, accel Accel, ch channels, names *names, im
 	c.add("-device", "pvpanic")
 	c.add("-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", c.file(ch.monitor)), "-mon", "chardev=monitor,mode=control")
 
-	if err := c.addConsoles(m, ch); err != nil {
+	if err := c.addConsoles(m, ch, names); err != nil {
 		return nil, err
 	}
 	for i, d := range m.Disks {
@@ -109,7 +109,7 @@ func commandLine(m clhserver.Machine, accel Accel, ch channels, names *names, im
 			return nil, err
 		}
 	}
-	if err := c.addRNG(m.RNG); err != nil {
+	if err := c.addRNG(m.RNG, names); err != nil {
 		return nil, err
 	}
 	return c, c.addVsock(m.Vsock, ch.vsock, names)
@@ -130,7 +130,7 @@ func (c *command) addChardev(id string, f *os.File) {
 	c.add("-chardev", fmt.Sprintf("socket,id=%s,fd=%d", id, c.file(f)))
 }
 
-func (c *command) addConsoles(m clhserver.Machine, ch channels) error {
+func (c *command) addConsoles(m clhserver.Machine, ch channels, names *names) error {
 	if m.Serial.Out != nil {
 		c.addChardev("serial", ch.serial)
 		c.add("-serial", "chardev:serial")
@@ -138,7 +138,7 @@ func (c *command) addConsoles(m clhserver.Machine, ch channels) error {
 	if m.Virtio.Out == nil {
 		return nil
 	}
-	bus, err := pciDevice("virtio-serial-pci", "console", m.Virtio.At)
+	bus, err := pciDevice("virtio-serial-pci", names.add("__console", "console"), m.Virtio.At)
 	if err != nil {
 		return fmt.Errorf("console: %w", err)
 	}
@@ -150,11 +150,11 @@ func (c *command) addConsoles(m clhserver.Machine, ch channels) error {
 	return c.addJSON("-device", device{Driver: "virtconsole", ID: "hvc0", Chardev: "virtio"})
 }
 
-func (c *command) addRNG(r *clhserver.RNG) error {
+func (c *command) addRNG(r *clhserver.RNG, names *names) error {
 	if r == nil {
 		return nil
 	}
-	dev, err := pciDevice("virtio-rng-pci", "rng", r.At)
+	dev, err := pciDevice("virtio-rng-pci", names.add("__rng", "rng"), r.At)
 	if err != nil {
 		return fmt.Errorf("entropy device: %w", err)
 	}

@@ -112,8 +112,8 @@ func (m *machine) remove(ctx context.Context, id string) error {
 	if !ok {
 		return errors.New("no such device")
 	}
-	if p.kind == "vsock" {
-		return errors.New("the vsock device stays as long as the machine runs")
+	if p.kind != "disk" && p.kind != "net" {
+		return errors.New("only disks and network cards can be removed")
 	}
 	err := m.run(ctx, "device_del", map[string]string{"id": p.name}, nil)
 	if p.asked && refused(err) {

@@ -10,7 +10,7 @@
 //	addr N A     gives the network card N the IPv4 address A (with prefix length)
 //	poweroff, reboot, panic
 //
-// Every answer ends with an empty line.
+// Every answer ends with an empty line. What comes on UDP port 7 is sent back.
 package main
 
 import (
@@ -51,6 +51,7 @@ func run() error {
 	if err != nil {
 		return fmt.Errorf("listen on vsock port 1024: %w", err)
 	}
+	go echo()
 	fmt.Println("testguest: ready")
 	for {
 		c, err := l.Accept()
@@ -78,6 +79,21 @@ func loadModules(list string) error {
 		}
 	}
 	return nil
+}
+
+func echo() {
+	conn, err := net.ListenPacket("udp4", ":7")
+	if err != nil {
+		fmt.Println("testguest:", err)
+		return
+	}
+	for b := make([]byte, 64<<10); ; {
+		n, from, err := conn.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		conn.WriteTo(b[:n], from)
+	}
 }
 
 func serve(c net.Conn) {
