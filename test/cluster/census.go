@@ -214,7 +214,7 @@ func cgroups(marks []string) ([]string, error) {
 	}
 	var found []string
 	for _, root := range roots {
-		found = append(found, directoriesBelow(root, marks)...)
+		found = append(found, directoriesBelow(root, marks, true)...)
 	}
 	return found, nil
 }
@@ -222,22 +222,24 @@ func cgroups(marks []string) ([]string, error) {
 func (c *Cluster) directories(marks []string) ([]string, error) {
 	var found []string
 	for _, root := range []string{"/run/vc", "/run/kata-containers", c.dir("state"), c.dir("root")} {
-		found = append(found, directoriesBelow(root, marks)...)
+		found = append(found, directoriesBelow(root, marks, false)...)
 	}
 	return found, nil
 }
 
-// directoriesBelow lists the directories whose own name carries a mark, and
-// does not look into them. What vanishes meanwhile is not there.
-func directoriesBelow(root string, marks []string) []string {
+// directoriesBelow lists the directories whose own name carries a mark, and if
+// all is set those within them. What vanishes meanwhile is not there.
+func directoriesBelow(root string, marks []string, all bool) []string {
 	var found []string
 	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return nil
 		}
-		if marked(d.Name(), marks) {
+		if marked(d.Name(), marks) || all && marked(path, marks) {
 			found = append(found, path)
-			return fs.SkipDir
+			if !all {
+				return fs.SkipDir
+			}
 		}
 		return nil
 	})

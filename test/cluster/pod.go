@@ -89,7 +89,7 @@ func (c *Cluster) PodSpec(p Pod) (string, error) {
 		"metadata":      map[string]any{"name": p.Name, "namespace": "default", "uid": c.name + "-" + p.Name, "attempt": 0},
 		"hostname":      p.Name,
 		"log_directory": c.LogDir(p.Name),
-		"labels":        map[string]string{"io.kubernetes.pod.name": p.Name, "io.kubernetes.pod.namespace": "default"},
+		"labels":        podLabels(p),
 		"annotations":   p.Annotations,
 		"linux":         map[string]any{"cgroup_parent": c.cgroupParent()},
 	}
@@ -99,8 +99,8 @@ func (c *Cluster) PodSpec(p Pod) (string, error) {
 	return c.writeSpec("pod-"+p.Name, spec)
 }
 
-// ContainerSpec writes k as crictl wants it and returns the file.
-func (c *Cluster) ContainerSpec(k Container) (string, error) {
+// ContainerSpec writes k of the pod p as crictl wants it and returns the file.
+func (c *Cluster) ContainerSpec(p Pod, k Container) (string, error) {
 	if k.Image == "" {
 		k.Image = ExampleImage
 	}
@@ -118,9 +118,10 @@ func (c *Cluster) ContainerSpec(k Container) (string, error) {
 	if k.MemoryMiB > 0 {
 		resources["memory_limit_in_bytes"] = k.MemoryMiB << 20
 	}
-	return c.writeSpec("container-"+k.Name, map[string]any{
+	return c.writeSpec("container-"+p.Name+"-"+k.Name, map[string]any{
 		"metadata": map[string]any{"name": k.Name, "attempt": 0},
 		"image":    map[string]any{"image": k.Image},
+		"labels":   podLabels(p),
 		"command":  k.Command,
 		"args":     k.Args,
 		"envs":     env,
@@ -129,6 +130,11 @@ func (c *Cluster) ContainerSpec(k Container) (string, error) {
 		"stdin":    k.Stdin,
 		"linux":    map[string]any{"resources": resources},
 	})
+}
+
+// podLabels are kubelet's, which crictl shows.
+func podLabels(p Pod) map[string]string {
+	return map[string]string{"io.kubernetes.pod.name": p.Name, "io.kubernetes.pod.namespace": "default"}
 }
 
 func (c *Cluster) writeSpec(name string, spec any) (string, error) {
@@ -156,7 +162,7 @@ func (c *Cluster) RunPod(ctx context.Context, p Pod) (string, error) {
 // CreateContainer creates a container in the pod and returns its id.
 func (c *Cluster) CreateContainer(ctx context.Context, pod string, p Pod, k Container) (string, error) {
 	podFile, err1 := c.PodSpec(p)
-	containerFile, err2 := c.ContainerSpec(k)
+	containerFile, err2 := c.ContainerSpec(p, k)
 	if err := errors.Join(err1, err2); err != nil {
 		return "", err
 	}

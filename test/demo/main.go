@@ -86,6 +86,6 @@ func finish(ctx context.Context, t *teller) error {
 	if len(t.failed) > 0 {
 		return fmt.Errorf("did not show what it must:\n  %s", strings.Join(t.failed, "\n  "))
 	}
-	fmt.Fprintf(t.out, "\nNothing is left of it: 0 %s. Took %s.\n", strings.Join(cluster.Kinds, ", 0 "), time.Since(t.began).Round(time.Second))
+	fmt.Fprintf(t.out, "\nNothing is left: 0 %s. Took %s.\n", strings.Join(cluster.Kinds, ", 0 "), time.Since(t.began).Round(time.Second))
 	return nil
 }

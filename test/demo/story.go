@@ -129,11 +129,11 @@ func (s *story) pod(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	containerFile, err := s.cluster.ContainerSpec(container)
+	containerFile, err := s.cluster.ContainerSpec(pod, container)
 	if err != nil {
 		return err
 	}
-	if _, err = s.show(ctx, "cat "+containerFile); err != nil {
+	if _, err = s.show(ctx, "jq -c '{ command, image, labels, linux }' "+containerFile); err != nil {
 		return err
 	}
 	began := time.Now()

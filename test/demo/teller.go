@@ -54,6 +54,15 @@ func (t *teller) show(ctx context.Context, line string) (string, error) {
 	return out, t.print(out, err)
 }
 
+// showFailing does the same with a line that is to fail, and returns what it
+// says of that.
+func (t *teller) showFailing(ctx context.Context, line string) string {
+	t.prompt("$", line)
+	out, _ := t.cluster.Shell(ctx, line+" 2>&1")
+	_ = t.print(out, nil)
+	return out
+}
+
 // inside does the same as root in the sandbox's guest.
 func (t *teller) inside(ctx context.Context, sandbox, line string) (string, error) {
 	t.prompt("guest#", line)
@@ -66,6 +75,7 @@ func (t *teller) prompt(prompt, line string) {
 }
 
 func (t *teller) print(out string, err error) error {
+	out = strings.TrimPrefix(out, "\x1b[2J\x1b[H") // crictl stats clears the screen
 	if out = strings.TrimRight(out, "\n"); out != "" {
 		fmt.Fprintln(t.out, out)
 	}

@@ -36,6 +36,7 @@ func TestMachineThatDoesNotComeUp(t *testing.T) {
 				}
 				return
 			}
+			t.Log(err)
 			for _, want := range tt.wants {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("the error does not say %q:\n%v", want, err)

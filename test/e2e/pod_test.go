@@ -81,7 +81,7 @@ func TestExec(t *testing.T) {
 	id := p.run(cluster.Container{Name: "main"})
 
 	_, err := c.Exec(t.Context(), id, "/bin/busybox", "sh", "-c", "exit 9")
-	if err == nil || !strings.Contains(err.Error(), "9") {
+	if err == nil || !strings.Contains(err.Error(), "exit code 9") {
 		t.Errorf("an exec that exits with 9: %v", err)
 	}
 	if _, err = c.Exec(t.Context(), id, "/no/such/program"); err == nil || !strings.Contains(err.Error(), "/no/such/program") {
