@@ -17,7 +17,7 @@ const maxRead = 1 << 20
 
 // Options are what may be chosen about a mount.
 type Options struct {
-	FSName string // what stands as the source in /proc/mounts; default "tar"
+	FSName string // what stands as the source in /proc/mounts; default the type
 	// OnError, if set, hears of every failure that the kernel only sees as EIO. It
 	// is called from many goroutines.
 	OnError func(error)
@@ -35,12 +35,12 @@ type Server struct {
 // trusted.overlay.opaque; a read that the device below fails is EIO. It needs
 // CAP_SYS_ADMIN and /dev/fuse.
 func Mount(fsys *tardev.FS, dir string, o Options) (*Server, error) {
-	return serve(single{fsys}, dir, o)
+	return serve(single{fsys}, "tar", dir, o)
 }
 
-func serve(t tree, dir string, o Options) (*Server, error) {
+func serve(t tree, name, dir string, o Options) (*Server, error) {
 	if o.FSName == "" {
-		o.FSName = "tar"
+		o.FSName = name
 	}
 	if o.OnError == nil {
 		o.OnError = func(error) {}
@@ -49,7 +49,7 @@ func serve(t tree, dir string, o Options) (*Server, error) {
 		AllowOther:               true, // the modes of the layer decide, not who mounted it
 		Options:                  []string{"default_permissions"},
 		FsName:                   o.FSName,
-		Name:                     "tar",
+		Name:                     name,
 		MaxWrite:                 maxRead,
 		MaxReadAhead:             maxRead,
 		EnableSymlinkCaching:     true,
