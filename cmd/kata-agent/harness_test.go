@@ -176,7 +176,7 @@ func makeRootfs(t *testing.T, dir string) string {
 	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, applet := range []string{"sh", "cat", "sleep", "echo", "id", "hostname", "stty", "ls", "head", "pwd", "env", "yes"} {
+	for _, applet := range []string{"sh", "cat", "sleep", "echo", "id", "hostname", "stty", "ls", "head", "pwd", "env", "yes", "true"} {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", applet)); err != nil {
 			t.Fatal(err)
 		}

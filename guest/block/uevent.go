@@ -67,8 +67,7 @@ func (e *Events) Next(ctx context.Context) (Uevent, error) {
 	if err != nil {
 		return Uevent{}, err
 	}
-	deadline, _ := ctx.Deadline() // the zero time is none
-	e.f.SetReadDeadline(deadline)
+	e.f.SetReadDeadline(time.Time{})
 	defer context.AfterFunc(ctx, func() { e.f.SetReadDeadline(time.Unix(1, 0)) })()
 	buf := make([]byte, 16<<10)
 	for {

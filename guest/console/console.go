@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +22,9 @@ import (
 
 // shells are tried in turn.
 var shells = []string{"/bin/bash", "/bin/sh"}
+
+// drainTime is how long output may still come after the shell has exited.
+const drainTime = 200 * time.Millisecond
 
 // Serve runs a shell for each connection of l until ctx ends.
 func Serve(ctx context.Context, l net.Listener, r *reaper.Reaper) error {
@@ -50,7 +54,7 @@ func session(ctx context.Context, conn net.Conn, r *reaper.Reaper) error {
 		return err
 	}
 	defer master.Close()
-	child, err := startShell(r, slave)
+	cmd, child, err := startShell(r, slave)
 	slave.Close()
 	if err != nil {
 		return err
@@ -68,13 +72,16 @@ func session(ctx context.Context, conn net.Conn, r *reaper.Reaper) error {
 	case <-child.Done():
 	case <-ctx.Done():
 		_ = child.Signal(unix.SIGKILL)
-		conn.Close()
+		<-child.Done()
 	}
+	reaper.Finish(cmd)
+	// What the shell has left running may hold the terminal for ever.
+	_ = master.SetReadDeadline(time.Now().Add(drainTime))
 	wait.Wait()
 	return nil
 }
 
-func startShell(r *reaper.Reaper, terminal *os.File) (*reaper.Child, error) {
+func startShell(r *reaper.Reaper, terminal *os.File) (*exec.Cmd, *reaper.Child, error) {
 	err := errors.New("the guest has no shell")
 	for _, path := range shells {
 		cmd := exec.Command(path, "-i")
@@ -85,13 +92,13 @@ func startShell(r *reaper.Reaper, terminal *os.File) (*reaper.Child, error) {
 		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
 		child, startErr := r.StartChild(cmd)
 		if startErr == nil {
-			return child, nil
+			return cmd, child, nil
 		}
 		if !errors.Is(startErr, os.ErrNotExist) {
 			err = startErr
 		}
 	}
-	return nil, fmt.Errorf("start a shell: %w", err)
+	return nil, nil, fmt.Errorf("start a shell: %w", err)
 }
 
 // openTerminal opens a new pair of pseudo-terminal ends.

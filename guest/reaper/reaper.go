@@ -181,9 +181,7 @@ func (c *Child) Signal(sig unix.Signal) error {
 	return nil
 }
 
-// StartChild starts cmd. The caller waits on the child, then calls cmd.Wait to
-// end the copying of its streams; that call's error about the process itself
-// means nothing.
+// StartChild starts cmd. The caller waits on the child, then calls [Finish].
 func (r *Reaper) StartChild(cmd *exec.Cmd) (*Child, error) {
 	e := r.Expect()
 	defer e.Close()
@@ -191,6 +189,13 @@ func (r *Reaper) StartChild(cmd *exec.Cmd) (*Child, error) {
 		return nil, err
 	}
 	return e.Adopt(cmd.Process.Pid)
+}
+
+// Finish ends what cmd keeps beside its process: the copying of its streams and
+// a handle of the process. The child has been waited for.
+func Finish(cmd *exec.Cmd) {
+	_ = cmd.Wait() // says that somebody else has waited for the process
+	_ = cmd.Process.Release()
 }
 
 // Start implements [runc.ProcessMonitor].
@@ -203,7 +208,7 @@ func (r *Reaper) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 	go func() {
 		defer close(exit)
 		<-c.Done()
-		cmd.Wait() // ends the copying of streams; the status is ours
+		Finish(cmd)
 		exit <- runc.Exit{Timestamp: c.at, Pid: c.Pid, Status: c.Status()}
 	}()
 	return exit, nil

@@ -72,7 +72,7 @@ func loadModules(ctx context.Context, r *reaper.Reaper, modules []*agentpb.Kerne
 			return fmt.Errorf("load kernel module %s: %w", m.GetName(), err)
 		}
 		<-child.Done()
-		_ = cmd.Wait() // the reaper has the status
+		reaper.Finish(cmd)
 		if status := child.Status(); status != 0 {
 			return fmt.Errorf("load kernel module %s: load_kernel_module return code: %d: %w", m.GetName(), status, errdefs.ErrInternal)
 		}

@@ -69,7 +69,7 @@ func (j *job) checkLower(name string) error {
 		at = Layers + "/" + name
 	}
 	if filepath.Clean(at) != at || j.set.Find(at) == nil {
-		return fmt.Errorf("layer %q is not mounted: %w", name, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("layer %q is not mounted: %w", name, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
