@@ -356,8 +356,8 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 
 // Stats reads the container's counters in the guest.
 func (c *Container) Stats(ctx context.Context) (*agentpb.CgroupStats, error) {
-	if status := c.Init().Status(); status != RunningProcess {
-		return nil, fmt.Errorf("container %s is %s: %w", c.id, status, errdefs.ErrFailedPrecondition)
+	if c.Init().Status() == StoppedProcess {
+		return nil, fmt.Errorf("container %s is stopped: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
 	ctx, cancel := c.sandbox.within(ctx)
 	defer cancel()

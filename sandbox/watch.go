@@ -86,10 +86,12 @@ func (s *Sandbox) watchHealth() {
 }
 
 // watchMemory passes on what the guest says about lack of memory. A guest that
-// says it without end is slowed down.
+// says it without end is slowed down. The request ends with the connection, which
+// the teardown closes.
 func (s *Sandbox) watchMemory() {
+	ctx := context.WithoutCancel(s.life)
 	for {
-		event, err := s.agent.GetOOMEvent(s.life, &agentpb.GetOOMEventRequest{})
+		event, err := s.agent.GetOOMEvent(ctx, &agentpb.GetOOMEventRequest{})
 		if s.life.Err() != nil || errors.Is(err, agentclient.ErrGone) {
 			return
 		}
