@@ -3,13 +3,13 @@ package shim
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"time"
 
 	"github.com/containerd/containerd/api/events"
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/containerd/pkg/ttrpcutil"
 	"github.com/containerd/containerd/protobuf"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
@@ -80,7 +80,8 @@ const maxRefusals = 5
 // until it is taken: containerd may be restarted at any time.
 type queue struct {
 	namespace string
-	client    *ttrpcutil.Client // nil: nobody listens
+	address   string        // empty: nobody listens
+	client    *ttrpc.Client // nil: not connected; of the goroutine in run
 	log       *log.Entry
 
 	mu      sync.Mutex
@@ -92,20 +93,13 @@ type queue struct {
 
 func newQueue(ctx context.Context, namespace, address string) *queue {
 	q := &queue{
-		namespace: namespace, log: log.G(ctx),
+		namespace: namespace, address: address, log: log.G(ctx),
 		more: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 	if address == "" {
 		close(q.done)
 		return q
 	}
-	client, err := ttrpcutil.NewClient(address) // dials at the first event
-	if err != nil {
-		q.log.WithError(err).Error("events cannot be sent")
-		close(q.done)
-		return q
-	}
-	q.client = client
 	go q.run(context.WithoutCancel(ctx))
 	return q
 }
@@ -113,7 +107,7 @@ func newQueue(ctx context.Context, namespace, address string) *queue {
 // send enters an event. It never blocks.
 func (q *queue) send(event proto.Message) {
 	where := topic(event)
-	if q.client == nil {
+	if q.address == "" {
 		q.log.WithField("topic", where).Debug("event is not sent: no address")
 		return
 	}
@@ -157,13 +151,11 @@ func (q *queue) close(ctx context.Context) {
 	case <-ctx.Done():
 		q.log.Warn("some events were not taken")
 	}
-	if q.client != nil {
-		_ = q.client.Close() // it is of no more use, whatever it says
-	}
 }
 
 func (q *queue) run(ctx context.Context) {
 	defer close(q.done)
+	defer q.hangUp()
 	for {
 		q.mu.Lock()
 		var next *types.Envelope
@@ -229,23 +221,28 @@ func refused(err error) bool {
 	return s.Code() != codes.Unavailable && s.Code() != codes.DeadlineExceeded && s.Code() != codes.Canceled
 }
 
+// forward makes one attempt, on the connection of the last one if that is still
+// good. Only run calls it.
 func (q *queue) forward(ctx context.Context, e *types.Envelope) error {
 	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
-	service, err := q.client.EventsService()
-	if err != nil {
-		return err
+	if q.client == nil {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", q.address)
+		if err != nil {
+			return err
+		}
+		q.client = ttrpc.NewClient(conn)
 	}
-	_, err = service.Forward(ctx, &eventsapi.ForwardRequest{Envelope: e})
-	if errors.Is(err, ttrpc.ErrClosed) {
-		// containerd was restarted since: connect anew, once.
-		if err := q.client.Reconnect(); err != nil {
-			return err
-		}
-		if service, err = q.client.EventsService(); err != nil {
-			return err
-		}
-		_, err = service.Forward(ctx, &eventsapi.ForwardRequest{Envelope: e})
+	_, err := eventsapi.NewEventsClient(q.client).Forward(ctx, &eventsapi.ForwardRequest{Envelope: e})
+	if err != nil && !refused(err) {
+		q.hangUp()
 	}
 	return err
+}
+
+func (q *queue) hangUp() {
+	if q.client != nil {
+		_ = q.client.Close() // it is of no more use, whatever it says
+		q.client = nil
+	}
 }
