@@ -377,8 +377,10 @@ func BenchmarkAttach(b *testing.B) {
 	p := newPod(b)
 	for b.Loop() {
 		n, err := Attach(b.Context(), p.path)
+		b.StopTimer()
 		must(b, err)
 		must(b, n.CloseTaps())
 		must(b, Detach(b.Context(), p.path))
+		b.StartTimer()
 	}
 }
