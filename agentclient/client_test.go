@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -19,9 +21,28 @@ import (
 	"github.com/kata-cc/kata-cc/agentclient"
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/agentclient/agenttest"
+	"github.com/kata-cc/kata-cc/internal/vsock"
 )
 
 var flavours = []agenttest.Flavour{agenttest.Ours, agenttest.Azl1, agenttest.Azl5, agenttest.Upstream}
+
+// TestMain fails if a goroutine of a client or an agent outlives its test.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for wait := time.Millisecond; code == 0; wait *= 2 {
+		buf := make([]byte, 1<<20)
+		stacks := string(buf[:runtime.Stack(buf, true)])
+		if !strings.Contains(stacks, "ttrpc.") && !strings.Contains(stacks, "agenttest.") {
+			break
+		}
+		if wait > time.Second {
+			fmt.Fprintln(os.Stderr, "goroutines are left:\n"+stacks)
+			code = 1
+		}
+		time.Sleep(wait)
+	}
+	os.Exit(code)
+}
 
 // connect starts an agent and a client of it.
 func connect(t *testing.T, f agenttest.Flavour, options ...agentclient.Option) (*agenttest.Agent, *agentclient.Client) {
@@ -105,18 +126,7 @@ func TestConnectRetriesUntilTheAgentAnswers(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		conn, err := dialer(sock)(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := io.WriteString(conn, "CONNECT 1024\n"); err != nil {
-			return nil, err
-		}
-		ok := make([]byte, len("OK 1073741824\n"))
-		if _, err := io.ReadFull(conn, ok); err != nil {
-			return nil, err
-		}
-		return conn, nil
+		return vsock.Dial(ctx, sock, agenttest.AgentPort)
 	})
 	if err != nil {
 		t.Fatal(err)

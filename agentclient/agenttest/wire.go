@@ -1,11 +1,9 @@
 package agenttest
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -13,10 +11,14 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/internal/vsock"
 )
 
 // handshakeTimeout limits how long a client may take to name its port.
 const handshakeTimeout = 10 * time.Second
+
+// hostPort is what the handshake names as the host's port, without meaning.
+const hostPort = 1 << 30
 
 // wire is the agent's sockets. The ttrpc server accepts what passed a handshake.
 type wire struct {
@@ -74,9 +76,13 @@ func (w *wire) handshake(conn net.Conn) {
 		return
 	}
 	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
-	line, err := readLine(conn)
-	var port uint32
-	if _, scan := fmt.Sscanf(line, "CONNECT %d", &port); err != nil || scan != nil {
+	line, err := vsock.ReadLine(conn)
+	if err != nil {
+		w.drop(conn)
+		return
+	}
+	port, err := vsock.ParseConnect(line)
+	if err != nil {
 		w.drop(conn)
 		return
 	}
@@ -90,23 +96,13 @@ func (w *wire) handshake(conn net.Conn) {
 		w.drop(conn)
 		return
 	}
-	if _, err := fmt.Fprintf(conn, "OK %d\n", 1<<30); err != nil {
+	if _, err := conn.Write(vsock.Reply(hostPort)); err != nil {
 		w.drop(conn)
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
 	serve(conn)
 }
-
-// readLine reads byte by byte: what follows the line is not ours.
-func readLine(r io.Reader) (string, error) {
-	b := bufio.NewReaderSize(onebyte{r}, 16)
-	return b.ReadString('\n')
-}
-
-type onebyte struct{ io.Reader }
-
-func (o onebyte) Read(p []byte) (int, error) { return o.Reader.Read(p[:1]) }
 
 // deliver gives a connection to the ttrpc server.
 func (w *wire) deliver(conn net.Conn) {
