@@ -1,0 +1,25 @@
+package boot
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestParseModules(t *testing.T) {
+	got := parseModules("# in load order\n/lib/a.ko\n\n  /lib/b.ko  \n/lib/c.ko")
+	if want := []string{"/lib/a.ko", "/lib/b.ko", "/lib/c.ko"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestModulesThatAreMissing(t *testing.T) {
+	if err := loadModules(filepath.Join(t.TempDir(), "none")); err != nil {
+		t.Errorf("no list: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "none.ko")
+	if err := loadModule(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("error is %v, want one that names the module", err)
+	}
+}

@@ -1,0 +1,106 @@
+package copyfile
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+)
+
+// request is a whole regular file of the user who runs the tests.
+func request(path, data string) *agentpb.CopyFileRequest {
+	return &agentpb.CopyFileRequest{
+		Path: path, FileSize: int64(len(data)), FileMode: unix.S_IFREG | 0o600, Data: []byte(data),
+		Uid: int32(os.Getuid()), Gid: int32(os.Getgid()),
+	}
+}
+
+func TestFilesWithOneStemDoNotMeet(t *testing.T) {
+	dir := t.TempDir()
+	f := New(dir)
+	first := func(name string) *agentpb.CopyFileRequest {
+		r := request(dir+"/"+name, name)
+		r.Data = r.GetData()[:1]
+		return r
+	}
+	for _, name := range []string{"a.json", "a.yaml"} {
+		if err := f.Copy(t.Context(), first(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"a.json", "a.yaml"} {
+		r := request(dir+"/"+name, name)
+		r.Offset, r.Data = 1, r.GetData()[1:]
+		if err := f.Copy(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(filepath.Join(dir, name)); string(got) != name || err != nil {
+			t.Errorf("%s holds %q, %v", name, got, err)
+		}
+	}
+	if len(f.pending) != 0 {
+		t.Errorf("%d files are still awaited", len(f.pending))
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 2 {
+		t.Errorf("the directory holds %v", left)
+	}
+}
+
+func TestBeginningAnewReplacesALongerBeginning(t *testing.T) {
+	dir := t.TempDir()
+	f := New(dir)
+	long := request(dir+"/x", strings.Repeat("l", 100))
+	long.Data = long.GetData()[:50]
+	if err := f.Copy(t.Context(), long); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Copy(t.Context(), request(dir+"/x", "short")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(dir + "/x"); string(got) != "short" || err != nil {
+		t.Errorf("the file holds %q, %v", got, err)
+	}
+}
+
+func TestSymlinkOutOfTheDirectoryIsNotFollowed(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	if err := os.Symlink(outside, dir+"/out"); err != nil {
+		t.Fatal(err)
+	}
+	if err := New(dir).Copy(t.Context(), request(dir+"/out/x", "x")); err == nil {
+		t.Error("a file was copied through a link")
+	}
+	if left, _ := os.ReadDir(outside); len(left) != 0 {
+		t.Errorf("outside there is %v", left)
+	}
+}
+
+func TestOtherFileTypesAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	r := request(dir+"/x", "")
+	r.FileMode = unix.S_IFCHR | 0o600
+	if err := New(dir).Copy(t.Context(), r); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func FuzzBelow(f *testing.F) {
+	for _, s := range []string{"/run/kata-containers/x", "/run/kata-containers/../x", "/run/kata-containers//x", "/run/kata-containersx"} {
+		f.Add(s)
+	}
+	files := New("/run/kata-containers")
+	f.Fuzz(func(t *testing.T, p string) {
+		name, err := files.below(p)
+		if err != nil {
+			return
+		}
+		if !filepath.IsLocal(name) || filepath.Join(files.dir, name) != p {
+			t.Errorf("%q is %q below the directory", p, name)
+		}
+	})
+}
