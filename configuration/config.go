@@ -58,7 +58,6 @@ type Runtime struct {
 	Debug                  bool
 	Network                NetworkModel
 	DisableGuestSeccomp    bool
-	SandboxCgroupOnly      bool
 	DefaultWorkloadMiB     uint64  // for a pod without a memory limit
 	DefaultWorkloadVCPUs   float64 // for a pod without a CPU limit
 	CreateContainerTimeout time.Duration

@@ -42,7 +42,6 @@ type runtimeTable struct {
 	Model                  string  `toml:"internetworking_model"`
 	DisableNewNetNS        bool    `toml:"disable_new_netns"`
 	DisableGuestSeccomp    bool    `toml:"disable_guest_seccomp"`
-	SandboxCgroupOnly      bool    `toml:"sandbox_cgroup_only"`
 	StaticSizing           bool    `toml:"static_sandbox_resource_mgmt"`
 	DefaultWorkloadMem     uint32  `toml:"static_sandbox_default_workload_mem"` // MiB
 	DefaultWorkloadVCPUs   float64 `toml:"static_sandbox_default_workload_vcpus"`
@@ -80,7 +79,7 @@ var ignored = map[string]string{
 		virtio_fs_queue_size`,
 	"agent.kata": "cdh_api_timeout launch_process_timeout visible_cdi_devices",
 	"runtime": `emptydir_mode enable_pprof enable_tracing jaeger_endpoint jaeger_password jaeger_user
-		kubelet_root_dir pod_resource_api_sock vfio_mode`,
+		kubelet_root_dir pod_resource_api_sock sandbox_cgroup_only vfio_mode`,
 	"factory": "enable_template template_path vm_cache_endpoint vm_cache_number",
 	"image":   "provision service_offload",
 }

@@ -204,7 +204,7 @@ func (f *file) fill(c *Config, h clhTable, a agentTable, r runtimeTable) {
 		DialTimeout: time.Duration(a.DialTimeout) * time.Second,
 	}
 	c.Runtime = Runtime{
-		Debug: r.EnableDebug, Network: TCFilter, DisableGuestSeccomp: r.DisableGuestSeccomp, SandboxCgroupOnly: r.SandboxCgroupOnly,
+		Debug: r.EnableDebug, Network: TCFilter, DisableGuestSeccomp: r.DisableGuestSeccomp,
 		DefaultWorkloadMiB: uint64(r.DefaultWorkloadMem), DefaultWorkloadVCPUs: r.DefaultWorkloadVCPUs,
 		CreateContainerTimeout: time.Duration(r.CreateContainerTimeout) * time.Second,
 	}

@@ -75,7 +75,6 @@ dial_timeout = 7
 [runtime]
 internetworking_model = "none"
 disable_new_netns = true
-sandbox_cgroup_only = true
 disable_guest_seccomp = true
 create_container_timeout = 5
 enable_pprof = false
@@ -89,7 +88,7 @@ enable_template = false
 	if got, want := c.KernelParams(), "agent.log=debug agent.debug_console agent.debug_console_vport=1026 foo=bar"; got != want {
 		t.Errorf("kernel parameters %q, want %q", got, want)
 	}
-	if c.Runtime.Network != NoNetwork || !c.Runtime.SandboxCgroupOnly || c.Agent.DialTimeout != 7*time.Second ||
+	if c.Runtime.Network != NoNetwork || c.Agent.DialTimeout != 7*time.Second ||
 		c.Hypervisor.DefaultVCPUs != 0.5 || !c.Hypervisor.DisableSeccomp || len(c.Agent.KernelModules) != 1 {
 		t.Errorf("%+v", c)
 	}

@@ -69,7 +69,6 @@ type environmentData struct {
 		Version             version
 		Debug               bool
 		DisableGuestSeccomp bool
-		SandboxCgroupOnly   bool
 		Network             string
 	}
 	Host struct {
@@ -92,7 +91,7 @@ func environment(ctx context.Context, c *configuration.Config) environmentData {
 	e.Agent.Debug, e.Agent.DebugConsole = c.Agent.Debug, c.Agent.DebugConsole
 	e.Runtime.Config.Path, e.Runtime.DropIns, e.Runtime.Version = c.Path, c.DropIns, versions()
 	e.Runtime.Debug, e.Runtime.Network = c.Runtime.Debug, string(c.Runtime.Network)
-	e.Runtime.DisableGuestSeccomp, e.Runtime.SandboxCgroupOnly = c.Runtime.DisableGuestSeccomp, c.Runtime.SandboxCgroupOnly
+	e.Runtime.DisableGuestSeccomp = c.Runtime.DisableGuestSeccomp
 	e.Host.Architecture, e.Host.CPUs = runtime.GOARCH, runtime.NumCPU()
 	e.Host.KVM = unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil
 	var u unix.Utsname
