@@ -116,9 +116,7 @@ func dropIns(dir string) ([]string, error) {
 // decode reads one file over what f holds already.
 func (f *file) decode(path, text string) (warnings []string, err error) {
 	var all map[string]any
-	if _, err := toml.Decode(text, &all); err != nil {
-		all = nil // the error is the same as the next
-	}
+	_, _ = toml.Decode(text, &all) // the error is the next one's too
 	meta, err := toml.Decode(text, f)
 	var parse toml.ParseError
 	if errors.As(err, &parse) {

@@ -89,7 +89,7 @@ func compare(t *testing.T, path string, got any) {
 	}
 	data = append(data, '\n')
 	if *update {
-		if err := os.WriteFile(path, data, 0o644); err != nil {
+		if err = os.WriteFile(path, data, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

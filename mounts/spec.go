@@ -188,7 +188,6 @@ func Resources(r *specs.LinuxResources) *agentpb.LinuxResources {
 	if m := r.Memory; m != nil {
 		g.Memory = &agentpb.LinuxMemory{
 			Limit: value(m.Limit), Reservation: value(m.Reservation), Swap: value(m.Swap),
-			Kernel:    value(m.Kernel), //nolint:staticcheck // deprecated, but in the protocol
 			KernelTCP: value(m.KernelTCP), Swappiness: value(m.Swappiness), DisableOOMKiller: value(m.DisableOOMKiller),
 		}
 	}

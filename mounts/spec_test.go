@@ -32,6 +32,7 @@ var dropped = map[string]string{
 	"Linux.Resources.CPU.Idle":                 "not in the protocol",
 	"Linux.Resources.Memory.UseHierarchy":      "always so in the guest",
 	"Linux.Resources.Memory.CheckBeforeUpdate": "not in the protocol",
+	"Linux.Resources.Memory.Kernel":            "obsolete",
 	"Linux.Seccomp.DefaultErrnoRet":            "not in the protocol; the agent answers EPERM",
 	"Linux.Seccomp.ListenerMetadata":           "means nothing without the listener",
 }

@@ -40,14 +40,14 @@ func within(path string, do func(*netlink.Handle) error) error {
 	if err != nil {
 		return err
 	}
-	defer target.Close()
+	defer closeNS(target)
 	for _, host := range []string{"/proc/thread-self/ns/net", "/proc/1/ns/net"} {
 		ns, err := netns.GetFromPath(host)
 		if err != nil {
 			continue // without /proc of the first process there is nothing to compare with
 		}
 		same := ns.Equal(target)
-		ns.Close()
+		closeNS(ns)
 		if same {
 			return fmt.Errorf("it is the network namespace of the host: %w", errdefs.ErrInvalidArgument)
 		}
@@ -65,6 +65,9 @@ func within(path string, do func(*netlink.Handle) error) error {
 	})
 }
 
+// closeNS closes a handle, which cannot fail in a way that matters.
+func closeNS(ns netns.NsHandle) { _ = ns.Close() }
+
 func open(path string) (netns.NsHandle, error) {
 	var fsys unix.Statfs_t
 	err := unix.Statfs(path, &fsys)
@@ -80,22 +83,27 @@ func open(path string) (netns.NsHandle, error) {
 // onThread runs do on a thread of its own, which may change its network
 // namespace. The thread returns to the old one; if it cannot, it is given up.
 func onThread(do func() error) error {
-	failed := make(chan error, 1)
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // a goroutine that ends locked takes its thread along
-		before, err := netns.Get()
-		if err != nil {
-			failed <- fmt.Errorf("look up own network namespace: %w", err)
-			return
-		}
-		defer before.Close()
-		err = do()
-		if netns.Set(before) == nil {
+		back, err := leaveAndReturn(do)
+		if back {
 			runtime.UnlockOSThread()
 		}
-		failed <- err
+		done <- err
 	}()
-	return <-failed
+	return <-done
+}
+
+// leaveAndReturn runs do and reports whether the thread is back in its namespace.
+func leaveAndReturn(do func() error) (back bool, err error) {
+	before, err := netns.Get()
+	if err != nil {
+		return true, fmt.Errorf("look up own network namespace: %w", err)
+	}
+	defer closeNS(before)
+	err = do()
+	return netns.Set(before) == nil, err
 }
 
 // Path is where Create puts the namespace of a sandbox.
@@ -106,12 +114,13 @@ func Path(sandboxID string) string {
 
 // Create makes a network namespace with nothing but a loopback link, for a
 // sandbox that was given none, and returns its path, which is Path's.
-func Create(sandboxID string) (path string, err error) {
-	path = Path(sandboxID)
+func Create(sandboxID string) (string, error) {
+	path := Path(sandboxID)
 	fail := func(err error) (string, error) {
 		return "", fmt.Errorf("create network namespace %s: %w", path, err)
 	}
-	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
+	err := os.MkdirAll(namespaceDir, 0o755)
+	if err != nil {
 		return fail(err)
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
@@ -122,23 +131,28 @@ func Create(sandboxID string) (path string, err error) {
 		return fail(err)
 	}
 	f.Close()
-	err = onThread(func() error {
-		ns, err := netns.New()
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if lo, err := netlink.LinkByName("lo"); err != nil {
-			return fmt.Errorf("look up lo: %w", err)
-		} else if err := netlink.LinkSetUp(lo); err != nil {
-			return fmt.Errorf("set lo up: %w", err)
-		}
-		return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
-	})
+	err = onThread(func() error { return newNamespace(path) })
 	if err != nil {
 		return fail(errors.Join(err, os.Remove(path)))
 	}
 	return path, nil
+}
+
+// newNamespace moves the thread into a new namespace, and binds that to path.
+func newNamespace(path string) error {
+	ns, err := netns.New()
+	if err != nil {
+		return err
+	}
+	defer closeNS(ns)
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("look up lo: %w", err)
+	}
+	if err = netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
 }
 
 // Delete removes a namespace that Create made. It is idempotent, and refuses any

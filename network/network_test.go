@@ -43,15 +43,7 @@ func namespace(t testing.TB) string {
 	if err := os.WriteFile(path, nil, 0o400); err != nil {
 		t.Fatal(err)
 	}
-	err := onThread(func() error {
-		ns, err := netns.New()
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
-	})
-	if err != nil {
+	if err := onThread(func() error { return newNamespace(path) }); err != nil {
 		t.Skipf("needs the right to make network namespaces: %v", err)
 	}
 	t.Cleanup(func() {
@@ -156,9 +148,9 @@ func TestFramesPassBothWays(t *testing.T) {
 	const etherType = 0x88b5 // for experiments
 	var wire int
 	must(t, within(p.outside, func(h *netlink.Handle) error {
-		peer, err := h.LinkByName("peereth0")
-		if err != nil {
-			return err
+		peer, bad := h.LinkByName("peereth0")
+		if bad != nil {
+			return bad
 		}
 		protocol := uint16(etherType&0xff<<8 | etherType>>8)
 		if wire, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(protocol)); err != nil {
@@ -181,7 +173,8 @@ func TestFramesPassBothWays(t *testing.T) {
 	const header = 10 // virtio_net_hdr
 	buf := make([]byte, 2048)
 	for { // the kernel's own multicast comes through as well
-		k, err := n.NICs[0].Tap.Read(buf)
+		var k int
+		k, err = n.NICs[0].Tap.Read(buf)
 		must(t, err)
 		if k > header && bytes.Equal(buf[header:k], toGuest) {
 			break
@@ -191,7 +184,8 @@ func TestFramesPassBothWays(t *testing.T) {
 	_, err = n.NICs[0].Tap.Write(append(make([]byte, header), fromGuest...))
 	must(t, err)
 	for {
-		k, _, err := unix.Recvfrom(wire, buf, 0)
+		var k int
+		k, _, err = unix.Recvfrom(wire, buf, 0)
 		must(t, err)
 		if bytes.Equal(buf[:k], fromGuest) {
 			break
@@ -356,7 +350,7 @@ func TestCreateAndDelete(t *testing.T) {
 	if path != Path(id) || !strings.HasPrefix(path, "/var/run/netns/cnitest-") {
 		t.Errorf("path %s", path)
 	}
-	if _, err := Create(id); !errdefs.IsAlreadyExists(err) {
+	if _, err = Create(id); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("second Create: %v, want already exists", err)
 	}
 	n, err := Attach(t.Context(), path)
@@ -365,10 +359,10 @@ func TestCreateAndDelete(t *testing.T) {
 	}
 	must(t, Delete(path))
 	must(t, Delete(path))
-	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+	if _, err = os.Lstat(path); !os.IsNotExist(err) {
 		t.Errorf("%s: %v, want it gone", path, err)
 	}
-	if err := Delete("/var/run/netns/cni-of-another"); !errdefs.IsInvalidArgument(err) {
+	if err = Delete("/var/run/netns/cni-of-another"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("Delete of another's: %v, want an invalid argument", err)
 	}
 }

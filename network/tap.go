@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -27,8 +28,7 @@ func openTap(name string) (*os.File, error) {
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("make tap %s: %w", name, err)
+		return nil, fmt.Errorf("make tap %s: %w", name, errors.Join(err, unix.Close(fd)))
 	}
 	return os.NewFile(uintptr(fd), device), nil
 }

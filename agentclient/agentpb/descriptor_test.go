@@ -72,7 +72,7 @@ func TestProtocolIsThePublishedOne(t *testing.T) {
 		t.Skipf("needs the published protocol: %v", err)
 	}
 	var set descriptorpb.FileDescriptorSet
-	if err := proto.Unmarshal(data, &set); err != nil {
+	if err = proto.Unmarshal(data, &set); err != nil {
 		t.Fatal(err)
 	}
 	files, err := protodesc.NewFiles(&set)

@@ -174,12 +174,6 @@ func (p *pipe) write(data []byte) (n int, ok bool) {
 	return n, true
 }
 
-func (p *pipe) isClosed() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.closed
-}
-
 func (p *pipe) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

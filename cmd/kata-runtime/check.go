@@ -108,7 +108,9 @@ func (h host) kvm() finding {
 	if err != nil {
 		return finding{false, false, fmt.Sprintf("hardware virtualization: /dev/kvm makes no machines (%v): guests can only be emulated, by clh-qemu", err)}
 	}
-	unix.Close(vm)
+	if err := unix.Close(vm); err != nil {
+		return finding{false, false, err.Error()}
+	}
 	return f
 }
 

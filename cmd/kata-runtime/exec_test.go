@@ -134,7 +134,7 @@ func TestExecAtATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer terminal.Close()
-	if err := pty.Resize(console.WinSize{Height: 33, Width: 111}); err != nil {
+	if err = pty.Resize(console.WinSize{Height: 33, Width: 111}); err != nil {
 		t.Fatal(err)
 	}
 	before, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
@@ -145,20 +145,20 @@ func TestExecAtATerminal(t *testing.T) {
 	dir := t.TempDir()
 	raw := make(chan bool, 1)
 	guest(t, dir, "sandbox", func(conn net.Conn) {
-		line, err := vsock.ReadLine(conn) // sent in raw mode
-		if err != nil {
-			t.Error(err)
+		line, bad := vsock.ReadLine(conn) // sent in raw mode
+		if bad != nil {
+			t.Error(bad)
 		}
 		fmt.Fprintf(conn, "[%s]\r\n", bytes.TrimSpace(line))
-		now, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
-		raw <- err == nil && now.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG) == 0
+		now, bad := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
+		raw <- bad == nil && now.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG) == 0
 		echoShell(conn)
 	})
-	if _, err := io.WriteString(pty, "hello\nexit\n"); err != nil {
+	if _, err = io.WriteString(pty, "hello\nexit\n"); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := execute(context.Background(), target{dir, "sandbox", 1026}, terminal, &out); err != nil {
+	if err = execute(context.Background(), target{dir, "sandbox", 1026}, terminal, &out); err != nil {
 		t.Fatal(err)
 	}
 	if !<-raw {
