@@ -222,8 +222,9 @@ func positionFor(version string) func(hypervisor.BDF) (string, error) {
 	}
 }
 
-// consoleLines is how much of the guest's console an error shows.
-const consoleLines = 15
+// consoleLines is how much of the guest's console an error shows: a kernel's
+// panic with its call trace is some 25 lines.
+const consoleLines = 30
 
 // withConsole adds the last lines of the guest's console to an error.
 func (s *Sandbox) withConsole(err error) error {
