@@ -62,7 +62,7 @@ func New(o Options) *Driver {
 func (d *Driver) Launch(ctx context.Context, spec hypervisor.Spec) (hypervisor.VM, error) {
 	m, err := d.launch(ctx, spec)
 	if err != nil {
-		return nil, fmt.Errorf("launch machine %s: %w", spec.ID, err)
+		return nil, fmt.Errorf("launch machine %s by %s: %w", spec.ID, d.o.Path, err)
 	}
 	return m, nil
 }
