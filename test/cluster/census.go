@@ -121,7 +121,11 @@ func (c *Cluster) processes(marks []string) ([]string, error) {
 		environ, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
 		if len(cmdline) > 0 && (marked(string(cmdline), marks) || marked(string(environ), marks)) {
 			words := strings.Fields(strings.ReplaceAll(string(cmdline), "\x00", " "))
-			found = append(found, fmt.Sprintf("%d %s", pid, strings.Join(words[:min(4, len(words))], " ")))
+			name := strings.Join(words[:min(4, len(words))], " ")
+			if !slices.ContainsFunc(c.daemons, func(d *daemon) bool { return d.cmd.Process.Pid == pid }) {
+				name = fmt.Sprintf("%d %s", pid, name) // a daemon that was restarted is still the same
+			}
+			found = append(found, name)
 		}
 	}
 	return found, nil

@@ -159,9 +159,28 @@ func (c *Cluster) startRegistry(ctx context.Context, _ Options) error {
 }
 
 func (c *Cluster) startSnapshotter(ctx context.Context, _ Options) error {
-	d, err := startDaemon(ctx, c.Env(), c.dir("log/tardev-snapshotter.log"), c.tardevSocket(),
-		filepath.Join(c.Paths.Bin, "tardev-snapshotter"), c.SnapshotterRoot(), c.tardevSocket(), c.socket())
+	d, err := c.runSnapshotter(ctx)
 	return c.own(d, err)
+}
+
+func (c *Cluster) runSnapshotter(ctx context.Context) (*daemon, error) {
+	return startDaemon(ctx, c.Env(), c.dir("log/tardev-snapshotter.log"), c.tardevSocket(),
+		filepath.Join(c.Paths.Bin, "tardev-snapshotter"), c.SnapshotterRoot(), c.tardevSocket(), c.socket())
+}
+
+// RestartSnapshotter ends the snapshotter and starts it again on the same data.
+func (c *Cluster) RestartSnapshotter(ctx context.Context) error {
+	i := slices.IndexFunc(c.daemons, func(d *daemon) bool { return d.name == "tardev-snapshotter" })
+	if err := c.daemons[i].stop(); err != nil {
+		return err
+	}
+	d, err := c.runSnapshotter(ctx)
+	if err != nil {
+		return err
+	}
+	c.daemons[i] = d
+	c.undo.Add(func(context.Context) error { return d.stop() })
+	return nil
 }
 
 func (c *Cluster) startContainerd(ctx context.Context, _ Options) error {

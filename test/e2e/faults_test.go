@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -36,7 +37,6 @@ func TestMachineThatDoesNotComeUp(t *testing.T) {
 				}
 				return
 			}
-			t.Log(err)
 			for _, want := range tt.wants {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("the error does not say %q:\n%v", want, err)
@@ -82,6 +82,7 @@ func TestLayerThatIsNotWhatItWas(t *testing.T) {
 			image, l := ownImage(t, c, strings.ReplaceAll(name, " ", "-"))
 			c = start(t, image)
 			tt.damage(t, l)
+			check(t, c.RestartSnapshotter(t.Context())) // which reads its metadata when it starts
 			p := runPod(t, c, "fails")
 			_, err = p.RunContainer(t.Context(), p.sandbox, p.spec, cluster.Container{Name: "main", Image: image})
 			if err == nil {
@@ -111,7 +112,7 @@ func TestFlippedByteInAFile(t *testing.T) {
 	p := runPod(t, c, "flipped")
 	id := p.run(cluster.Container{Name: "main", Image: image})
 	_, err = c.Exec(t.Context(), id, "/bin/busybox", "md5sum", "/precious")
-	if err == nil || !strings.Contains(err.Error(), "I/O error") {
+	if err == nil || !strings.Contains(err.Error(), "Input/output error") {
 		t.Errorf("reading a changed file: %v", err)
 	}
 }
@@ -123,8 +124,8 @@ var precious = bytes.Repeat([]byte("precious"), 4096)
 // layer is one layer on the host.
 type layer struct{ name, file, metadata, rootHash string }
 
-// ownImage pushes an image whose one layer no other image has, pulls it and
-// finds its layer.
+// ownImage pushes an image whose one layer no other image has, pulls it, finds
+// its layer, and removes it when the test ends.
 func ownImage(t *testing.T, c *cluster.Cluster, name string) (string, layer) {
 	t.Helper()
 	image, err := c.Push(t.Context(), name, cluster.File{Name: name, Mode: 0o644}, cluster.File{Name: "precious", Mode: 0o644, Content: precious})
@@ -132,6 +133,11 @@ func ownImage(t *testing.T, c *cluster.Cluster, name string) (string, layer) {
 	before, err := filepath.Glob(filepath.Join(c.SnapshotterRoot(), "snapshots", "*"))
 	check(t, err)
 	check(t, c.Pull(t.Context(), image))
+	t.Cleanup(func() {
+		if _, err := c.Run(context.Background(), "crictl", "rmi", image); err != nil {
+			t.Error(err)
+		}
+	})
 	after, err := filepath.Glob(filepath.Join(c.SnapshotterRoot(), "snapshots", "*"))
 	check(t, err)
 	for _, file := range after {
