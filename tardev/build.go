@@ -50,7 +50,7 @@ func Build(ctx context.Context, dst io.Writer, blob io.Reader, o BuildOptions) (
 	if err != nil {
 		return Layer{}, err
 	}
-	if err := s.Close(); err != nil {
+	if err = s.Close(); err != nil {
 		return Layer{}, err
 	}
 	inodes, err := x.writeTo(io.MultiWriter(dst, tree), uint64(size))

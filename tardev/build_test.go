@@ -88,7 +88,7 @@ func open(t testing.TB, blob []byte) *FS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := verity.Verify(t.Context(), bytes.NewReader(file), int64(len(file)), layer.RootHash); err != nil {
+	if err = verity.Verify(t.Context(), bytes.NewReader(file), int64(len(file)), layer.RootHash); err != nil {
 		t.Fatal(err)
 	}
 	fsys, err := Open(io.NewSectionReader(bytes.NewReader(file), 0, sb.DataSize()), sb.DataSize())

@@ -147,7 +147,7 @@ func serve(a arguments) (*tarfuse.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }() // opened for reading
 	var layers []*tardev.FS
 	for _, l := range o.layers {
 		fsys, err := open(dir, l)

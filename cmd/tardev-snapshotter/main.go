@@ -74,8 +74,8 @@ func parse(args []string) (options, error) {
 	return o, nil
 }
 
-func run(ctx context.Context, o options) error {
-	if err := log.SetLevel(o.logLevel); err != nil {
+func run(ctx context.Context, o options) (err error) {
+	if err = log.SetLevel(o.logLevel); err != nil {
 		return err
 	}
 	content, conn, err := snapshotter.DialContent(o.containerd)
@@ -92,7 +92,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	defer sn.Close()
+	defer func() { err = errors.Join(err, sn.Close()) }()
 
 	server := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(sn))

@@ -160,7 +160,7 @@ func (s *Snapshotter) document(ctx context.Context, d digest.Digest, into any) e
 		return errNoDocument
 	}
 	var first [1]byte
-	if _, err := ra.ReadAt(first[:], 0); err != nil || !bytes.Contains([]byte("{ \t\r\n"), first[:]) {
+	if _, err = ra.ReadAt(first[:], 0); err != nil || !bytes.Contains([]byte("{ \t\r\n"), first[:]) {
 		return errors.Join(errNoDocument, err)
 	}
 	data, err := io.ReadAll(io.NewSectionReader(ra, 0, ra.Size()))

@@ -45,7 +45,7 @@ func startNode(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	for _, program := range []string{"containerd", "ctr"} {
-		if _, err := os.Stat(filepath.Join(bin, program)); err != nil {
+		if _, err = os.Stat(filepath.Join(bin, program)); err != nil {
 			t.Skipf("needs %s in .cache/bin", program)
 		}
 	}

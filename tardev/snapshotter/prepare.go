@@ -58,7 +58,7 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	if r.isLayer() {
 		dir := s.store.scratch(sn)
 		back.Add(func(context.Context) error { return os.RemoveAll(dir) })
-		if err := os.Mkdir(dir, 0o755); err != nil {
+		if err = os.Mkdir(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("prepare layer %s: %w", key, err)
 		}
 		mounts = scratchMounts(dir)

@@ -32,7 +32,7 @@ func TestMetadataFile(t *testing.T) {
 	}
 	const golden = "testdata/metadata.golden.json"
 	if *update {
-		if err := os.WriteFile(golden, got, 0o644); err != nil {
+		if err = os.WriteFile(golden, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
