@@ -11,10 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kata-cc/kata-cc/configuration"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu"
 )
 
-// host is the machine as check sees it; root is put before every path.
-type host struct{ root string }
+// host is the machine as check sees it.
+type host struct {
+	root string       // put before every path
+	kvm  func() error // why the processor does not run guests
+}
+
+// thisHost is the machine that the program runs on.
+func thisHost() host {
+	return host{kvm: func() error { _, err := qemu.FindAccel(); return err }}
+}
 
 // finding is one thing that was looked at.
 type finding struct {
@@ -32,7 +41,7 @@ func check(w io.Writer, h host, cfg *configuration.Config, configErr error) erro
 	} else {
 		findings = append(findings, h.configured(cfg)...)
 	}
-	findings = append(findings, h.kvm())
+	findings = append(findings, h.virtualization(cfg))
 	findings = append(findings, h.device("/dev/net/tun", true, "taps for pods", "load the module tun"))
 	missing := false
 	for _, f := range findings {
@@ -66,7 +75,7 @@ func (h host) configured(cfg *configuration.Config) []finding {
 	} else {
 		fs = append(fs, finding{true, true, "VMM " + cfg.Hypervisor.Path})
 	}
-	if filepath.Base(cfg.Hypervisor.Path) == "clh-qemu" {
+	if isQEMU(cfg) {
 		fs = append(fs, h.helper(cfg.Hypervisor.Path, "qemu-system-x86_64"), h.helper(cfg.Hypervisor.Path, "vhost-device-vsock"))
 	}
 	fs = append(fs, finding{true, true, "kernel " + cfg.Hypervisor.Kernel})
@@ -90,29 +99,17 @@ func (h host) helper(vmm, name string) finding {
 	return finding{false, true, fmt.Sprintf("%s is neither beside %s nor in PATH", name, vmm)}
 }
 
-// createVM is the request KVM_CREATE_VM of the kernel's linux/kvm.h.
-const createVM = 0xae01
-
-// kvm makes a virtual machine: in some containers the device opens, but refuses.
-func (h host) kvm() finding {
-	f := h.device("/dev/kvm", false, "hardware virtualization", "guests can only be emulated, by clh-qemu")
-	if !f.ok {
-		return f
+// virtualization says whether guests run on the processor. clh-qemu emulates
+// them elsewhere; nothing else does.
+func (h host) virtualization(cfg *configuration.Config) finding {
+	if err := h.kvm(); err != nil {
+		must := cfg != nil && !isQEMU(cfg)
+		return finding{false, must, fmt.Sprintf("no hardware virtualization: %v; clh-qemu can emulate guests, slowly", err)}
 	}
-	dev, err := os.OpenFile(filepath.Join(h.root, "/dev/kvm"), os.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return finding{false, false, err.Error()}
-	}
-	defer dev.Close()
-	vm, err := unix.IoctlRetInt(int(dev.Fd()), createVM)
-	if err != nil {
-		return finding{false, false, fmt.Sprintf("hardware virtualization: /dev/kvm makes no machines (%v): guests can only be emulated, by clh-qemu", err)}
-	}
-	if err := unix.Close(vm); err != nil {
-		return finding{false, false, err.Error()}
-	}
-	return f
+	return finding{true, false, "hardware virtualization"}
 }
+
+func isQEMU(cfg *configuration.Config) bool { return filepath.Base(cfg.Hypervisor.Path) == "clh-qemu" }
 
 // device looks whether a device can be opened.
 func (h host) device(path string, must bool, what, otherwise string) finding {

@@ -17,16 +17,16 @@ func machine(t *testing.T) (host, *configuration.Config) {
 	if err := os.MkdirAll(filepath.Join(root, "dev/net"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"dev/net/tun", "vmm", "kernel", "initrd"} {
+	for _, name := range []string{"dev/net/tun", "vmm", "kernel", "initrd", "clh-qemu", "qemu-system-x86_64", "vhost-device-vsock"} {
 		if err := os.WriteFile(filepath.Join(root, name), []byte("x"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
 	c := &configuration.Config{Path: "c.toml", Warnings: []string{"c.toml:3: x means nothing here"}}
-	c.Hypervisor.Path = filepath.Join(root, "vmm")
+	c.Hypervisor.Path = filepath.Join(root, "clh-qemu")
 	c.Hypervisor.Kernel = filepath.Join(root, "kernel")
 	c.Hypervisor.Initrd = filepath.Join(root, "initrd")
-	return host{root}, c
+	return host{root, func() error { return errors.New("no vmx") }}, c
 }
 
 func TestCheck(t *testing.T) {
@@ -35,7 +35,7 @@ func TestCheck(t *testing.T) {
 	if err := check(&out, h, c, nil); err != nil {
 		t.Fatalf("check: %v\n%s", err, out.String())
 	}
-	for _, want := range []string{"ok    VMM ", "warn  c.toml:3", "warn  hardware virtualization", "ok    taps", "This machine can run sandboxes."} {
+	for _, want := range []string{"ok    VMM ", "warn  c.toml:3", "warn  no hardware virtualization: no vmx", "ok    taps", "This machine can run sandboxes."} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in:\n%s", want, out.String())
 		}
@@ -46,9 +46,12 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	for name, breakIt := range map[string]func(host, *configuration.Config) error{
 		"FAIL  taps for pods": func(h host, _ *configuration.Config) error { return os.Remove(filepath.Join(h.root, "dev/net/tun")) },
 		"cannot be run":       func(_ host, c *configuration.Config) error { return os.Chmod(c.Hypervisor.Path, 0) },
-		"FAIL  vhost-device-vsock is neither beside": func(h host, c *configuration.Config) error {
-			c.Hypervisor.Path = filepath.Join(h.root, "clh-qemu")
-			return os.WriteFile(c.Hypervisor.Path, []byte("x"), 0o700)
+		"FAIL  vhost-device-vsock is neither beside": func(h host, _ *configuration.Config) error {
+			return os.Remove(filepath.Join(h.root, "vhost-device-vsock"))
+		},
+		"FAIL  no hardware virtualization": func(h host, c *configuration.Config) error {
+			c.Hypervisor.Path = filepath.Join(h.root, "vmm")
+			return nil
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -67,7 +70,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 		})
 	}
 	var out bytes.Buffer
-	if err := check(&out, host{t.TempDir()}, nil, errors.New("no file")); err == nil || !strings.Contains(out.String(), "FAIL  no file") {
+	if err := check(&out, host{t.TempDir(), func() error { return nil }}, nil, errors.New("no file")); err == nil || !strings.Contains(out.String(), "FAIL  no file") {
 		t.Errorf("check: %v\n%s", err, out.String())
 	}
 }

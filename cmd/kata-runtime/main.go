@@ -65,7 +65,7 @@ func command(stdin *os.File, stdout, stderr io.Writer) *cli.Command {
 				Usage: "find out whether this machine can run sandboxes",
 				Action: func(_ context.Context, c *cli.Command) error {
 					cfg, err := load(c)
-					return check(stdout, host{}, cfg, err)
+					return check(stdout, thisHost(), cfg, err)
 				},
 			},
 			{
