@@ -8,6 +8,7 @@ package mounts
 
 import (
 	"fmt"
+	"regexp"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -76,7 +77,15 @@ func New(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
 	return p, nil
 }
 
+// idForm is what agents accept as the id of a container; the id is part of paths.
+var idForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]+$`)
+
 func newPlan(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
+	for _, id := range []string{o.ContainerID, o.SandboxID} {
+		if !idForm.MatchString(id) {
+			return nil, fmt.Errorf("%q is no id that a guest takes: %w", id, errdefs.ErrInvalidArgument)
+		}
+	}
 	layers, err := parseRootfs(rootfs)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -110,6 +111,20 @@ func TestRequestNeedsEveryDisk(t *testing.T) {
 	}
 	if _, err := plan.Request(map[string]string{plan.Disks[0].ID: "0000:00:06.0"}); err == nil {
 		t.Error("Request without the position of a disk: want an error")
+	}
+}
+
+func TestIDsStayInTheirDirectory(t *testing.T) {
+	for _, id := range []string{"", "a", "../up", "a/b", ".hidden", "a b"} {
+		spec, rootfs, o := bundle(t, "example")
+		o.ContainerID = id
+		if _, err := New(spec, rootfs, o); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("container %q: %v, want an invalid argument", id, err)
+		}
+		o.ContainerID, o.SandboxID = o.SandboxID, id
+		if _, err := New(spec, rootfs, o); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("sandbox %q: %v, want an invalid argument", id, err)
+		}
 	}
 }
 
