@@ -95,7 +95,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 	}
 	clock.done("layers")
 	for _, f := range plan.Files {
-		if err := s.agent.Copy(ctx, f.HostPath, f.GuestPath, agentclient.DefaultCopyLimits); err != nil {
+		if err = s.agent.Copy(ctx, f.HostPath, f.GuestPath, agentclient.DefaultCopyLimits); err != nil {
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 	}
 	// Before the request, not after it: a timeout does not say whether it was done.
 	back.Add(c.removeFromGuest)
-	if err := s.agent.CreateContainer(ctx, request); err != nil {
+	if err = s.agent.CreateContainer(ctx, request); err != nil {
 		return err
 	}
 	clock.done("agent_create")
@@ -354,8 +354,16 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	return c.sandbox.agent.UpdateContainer(ctx, &agentpb.UpdateContainerRequest{ContainerId: c.id, Resources: mounts.Resources(r)})
 }
 
+// The counters of a container as the guest gives them: times in nanoseconds,
+// sizes in bytes, memory.stat by its keys, block devices by major and minor.
+type (
+	Stats       = agentpb.CgroupStats
+	MemoryStats = agentpb.MemoryData
+	BlockStats  = agentpb.BlkioStatsEntry
+)
+
 // Stats reads the container's counters in the guest.
-func (c *Container) Stats(ctx context.Context) (*agentpb.CgroupStats, error) {
+func (c *Container) Stats(ctx context.Context) (*Stats, error) {
 	if c.Init().Status() == StoppedProcess {
 		return nil, fmt.Errorf("container %s is stopped: %w", c.id, errdefs.ErrFailedPrecondition)
 	}

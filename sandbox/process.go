@@ -48,7 +48,6 @@ type Process struct {
 	status  Status
 	begun   bool // Start was called, or a signal made one needless
 	stdio   *Stdio
-	input   bool // stdio has an input
 	inputAt bool // End was called before there was one
 	size    windowSize
 	exit    Exit

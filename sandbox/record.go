@@ -74,7 +74,7 @@ func (r *Record) write(stateDir string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err = os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
 	temporary, err := os.CreateTemp(filepath.Dir(path), ".state.json.") // made with mode 0600
@@ -86,10 +86,10 @@ func (r *Record) write(stateDir string) (err error) {
 			err = errors.Join(err, os.Remove(temporary.Name()))
 		}
 	}()
-	if _, err := temporary.Write(text); err != nil {
+	if _, err = temporary.Write(text); err != nil {
 		return errors.Join(err, temporary.Close())
 	}
-	if err := temporary.Close(); err != nil {
+	if err = temporary.Close(); err != nil {
 		return err
 	}
 	return os.Rename(temporary.Name(), path)

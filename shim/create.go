@@ -102,9 +102,9 @@ func (s *Service) create(ctx context.Context, t *task, r *taskapi.CreateTaskRequ
 	}
 	open := s.opener(ctx, t.stdio, r.ID)
 	if kind == mounts.PodContainer {
-		sb, err := s.runningSandbox(sandboxID)
-		if err != nil {
-			return nil, fmt.Errorf("create container %s: %w", r.ID, err)
+		sb, sberr := s.runningSandbox(sandboxID)
+		if sberr != nil {
+			return nil, fmt.Errorf("create container %s: %w", r.ID, sberr)
 		}
 		return sb.CreateContainer(ctx, r.ID, spec, plan, open)
 	}

@@ -74,14 +74,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 		return nil, err
 	}
 	if r.ExecID != "" {
-		exit, err := t.container.DeleteExec(r.ExecID)
-		if err != nil {
-			return nil, err
-		}
-		t.mu.Lock()
-		delete(t.execs, r.ExecID)
-		t.mu.Unlock()
-		return s.deleted(exit), nil
+		return s.deleteExec(t, r.ExecID)
 	}
 	exit, err := t.container.Delete(ctx)
 	if err != nil {
@@ -94,6 +87,17 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	s.mu.Unlock()
 	s.events.send(&events.TaskDelete{ContainerID: r.ID, Pid: answer.Pid, ExitStatus: answer.ExitStatus, ExitedAt: answer.ExitedAt})
 	return answer, nil
+}
+
+func (s *Service) deleteExec(t *task, exec string) (*taskapi.DeleteResponse, error) {
+	exit, err := t.container.DeleteExec(exec)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	delete(t.execs, exec)
+	t.mu.Unlock()
+	return s.deleted(exit), nil
 }
 
 func (s *Service) deleted(exit sandbox.Exit) *taskapi.DeleteResponse {

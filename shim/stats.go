@@ -9,13 +9,13 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/sandbox"
 )
 
 // metricsOf gives the counters of a container in the type that containerd reads
 // for the cgroup version of the guest. Which one that is the counters say
 // themselves: "anon" is in memory.stat of version 2 only, "cache" in that of 1.
-func metricsOf(c *agentpb.CgroupStats) proto.Message {
+func metricsOf(c *sandbox.Stats) proto.Message {
 	memory := c.GetMemoryStats().GetStats()
 	_, anon := memory["anon"]
 	_, cache := memory["cache"]
@@ -25,7 +25,7 @@ func metricsOf(c *agentpb.CgroupStats) proto.Message {
 	return metrics2(c)
 }
 
-func metrics2(c *agentpb.CgroupStats) *cgroup2.Metrics {
+func metrics2(c *sandbox.Stats) *cgroup2.Metrics {
 	usage, throttling := c.GetCpuStats().GetCpuUsage(), c.GetCpuStats().GetThrottlingData()
 	memory := &cgroup2.MemoryStat{}
 	setByName(memory.ProtoReflect(), c.GetMemoryStats().GetStats())
@@ -65,7 +65,7 @@ func setByName(m protoreflect.Message, counters map[string]uint64) {
 }
 
 // ioUsage gathers the counters of version 2, which come one by one, by device.
-func ioUsage(entries []*agentpb.BlkioStatsEntry) []*cgroup2.IOEntry {
+func ioUsage(entries []*sandbox.BlockStats) []*cgroup2.IOEntry {
 	var devices []*cgroup2.IOEntry
 	for _, e := range entries {
 		i := slices.IndexFunc(devices, func(d *cgroup2.IOEntry) bool { return d.Major == e.Major && d.Minor == e.Minor })
@@ -95,7 +95,7 @@ var names1 = map[string]string{
 	"total_pgfault": "total_pg_fault", "total_pgmajfault": "total_pg_maj_fault",
 }
 
-func metrics1(c *agentpb.CgroupStats) *cgroup1.Metrics {
+func metrics1(c *sandbox.Stats) *cgroup1.Metrics {
 	usage, throttling := c.GetCpuStats().GetCpuUsage(), c.GetCpuStats().GetThrottlingData()
 	counters := map[string]uint64{}
 	for name, value := range c.GetMemoryStats().GetStats() {
@@ -139,11 +139,11 @@ func metrics1(c *agentpb.CgroupStats) *cgroup1.Metrics {
 	return m
 }
 
-func memory1(d *agentpb.MemoryData) *cgroup1.MemoryEntry {
+func memory1(d *sandbox.MemoryStats) *cgroup1.MemoryEntry {
 	return &cgroup1.MemoryEntry{Limit: d.GetLimit(), Usage: d.GetUsage(), Max: d.GetMaxUsage(), Failcnt: d.GetFailcnt()}
 }
 
-func blkio1(entries []*agentpb.BlkioStatsEntry) []*cgroup1.BlkIOEntry {
+func blkio1(entries []*sandbox.BlockStats) []*cgroup1.BlkIOEntry {
 	var all []*cgroup1.BlkIOEntry
 	for _, e := range entries {
 		all = append(all, &cgroup1.BlkIOEntry{Op: e.Op, Major: e.Major, Minor: e.Minor, Value: e.Value})

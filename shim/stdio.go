@@ -58,52 +58,43 @@ func openStdio(ctx context.Context, paths stdioPaths, namespace, container strin
 	defer back.OnError(ctx, &err)
 	stdio := &sandbox.Stdio{Terminal: paths.terminal}
 	if paths.stdin != "" {
-		in, err := openInput(paths.stdin)
-		if err != nil {
+		var in *input
+		if in, err = openInput(paths.stdin); err != nil {
 			return nil, err
 		}
 		back.Add(func(context.Context) error { return in.Close() })
 		stdio.Stdin = in
 	}
-	open := func(address string) (io.WriteCloser, error) {
-		if address == "" {
-			return nil, nil
-		}
-		f, err := openOutput(ctx, fifoPath(address))
-		if err == nil {
-			back.Add(func(context.Context) error { return f.Close() })
-		}
-		return f, err
-	}
-	switch u.Scheme {
-	case "binary":
+	if u.Scheme == "binary" {
 		stdio.Stdout, stdio.Stderr, err = startLogger(ctx, u, namespace, container)
-		if paths.terminal && stdio.Stderr != nil {
-			err = errors.Join(err, stdio.Stderr.Close())
+		if paths.terminal && err == nil {
+			err = stdio.Stderr.Close()
 			stdio.Stderr = nil
 		}
 		return stdio, err
-	case "file":
-		open = func(string) (io.WriteCloser, error) {
-			f, err := openFile(u.Path)
-			if err == nil {
-				back.Add(func(context.Context) error { return f.Close() })
-			}
-			return f, err
-		}
 	}
-	if w, err := open(paths.stdout); err != nil {
-		return nil, err
-	} else if w != nil {
-		stdio.Stdout = w
-	}
+	outputs := []struct {
+		address string
+		stream  *io.WriteCloser
+	}{{paths.stdout, &stdio.Stdout}, {paths.stderr, &stdio.Stderr}}
 	if paths.terminal {
-		return stdio, nil
+		outputs = outputs[:1]
 	}
-	if w, err := open(paths.stderr); err != nil {
-		return nil, err
-	} else if w != nil {
-		stdio.Stderr = w
+	for _, o := range outputs {
+		if o.address == "" {
+			continue
+		}
+		var f *os.File
+		if u.Scheme == "file" {
+			f, err = openFile(u.Path)
+		} else {
+			f, err = openOutput(ctx, fifoPath(o.address))
+		}
+		if err != nil {
+			return nil, err
+		}
+		back.Add(func(context.Context) error { return f.Close() })
+		*o.stream = f
 	}
 	return stdio, nil
 }
@@ -187,7 +178,7 @@ func (i *input) Read(p []byte) (int, error) {
 
 // rest reads what is in the fifo now and does not wait for more.
 func (i *input) rest(p []byte) (n int, err error) {
-	if err := i.f.SetReadDeadline(time.Time{}); err != nil {
+	if err = i.f.SetReadDeadline(time.Time{}); err != nil {
 		return 0, err
 	}
 	raw, err := i.f.SyscallConn()
@@ -195,7 +186,7 @@ func (i *input) rest(p []byte) (n int, err error) {
 		return 0, err
 	}
 	var errno error
-	if err := raw.Read(func(fd uintptr) bool {
+	if err = raw.Read(func(fd uintptr) bool {
 		n, errno = unix.Read(int(fd), p)
 		return true
 	}); err != nil {

@@ -78,7 +78,7 @@ func (m *Manager) Start(ctx context.Context, id string, o shim.StartOpts) (_ str
 		return "", err
 	}
 	back.Add(func(context.Context) error { return removeSocket(address) })
-	defer listener.Close()
+	defer func() { _ = listener.Close() }() // the server has its own
 	pid, err := serve(ctx, id, o, listener, &back)
 	if err != nil {
 		return "", err

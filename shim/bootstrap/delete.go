@@ -94,7 +94,7 @@ func endServer(ctx context.Context, bundle, id string, kill bool) error {
 	if err != nil {
 		return fmt.Errorf("end shim %d: %w", pid, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if !isServer(pid, id) {
 		return nil
 	}

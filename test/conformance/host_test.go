@@ -138,14 +138,8 @@ type change func(*specs.Spec)
 
 func args(a ...string) change { return func(s *specs.Spec) { s.Process.Args = a } }
 
-func withTerminal(s *specs.Spec) { s.Process.Terminal = true }
-
 func netns(path string) change {
 	return func(s *specs.Spec) { s.Linux.Namespaces[0].Path = path }
-}
-
-func annotate(key, value string) change {
-	return func(s *specs.Spec) { s.Annotations[key] = value }
 }
 
 // inPod makes the specification that of a container of a pod; the pause

@@ -32,7 +32,7 @@ func run(m *testing.M) int {
 		shimBinary = filepath.Join(dir, "containerd-shim-kata-cc-v2")
 		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", shimBinary, "github.com/kata-cc/kata-cc/cmd/containerd-shim-kata-cc-v2")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+		build.Stdout, build.Stderr = os.Stderr, os.Stderr
 		if err := build.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "build the shim:", err)
 			return 1

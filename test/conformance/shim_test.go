@@ -71,10 +71,12 @@ func (h *host) tryStart(id string, changes ...change) (*shim, error) {
 	}
 	h.write("script.json", string(text))
 	s := &shim{h: h, id: id}
-	if r, err := os.OpenFile(filepath.Join(bundle, "log"), os.O_RDWR|unix.O_NONBLOCK, 0); err == nil {
-		h.t.Cleanup(func() { r.Close() })
-		go s.readLog(r)
+	logs, err := os.OpenFile(filepath.Join(bundle, "log"), os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		h.t.Fatal(err)
 	}
+	h.t.Cleanup(func() { logs.Close() })
+	go s.readLog(logs)
 	h.mu.Lock()
 	h.sandboxes = append(h.sandboxes, id)
 	h.mu.Unlock()
