@@ -24,6 +24,8 @@ type Container struct {
 	id           string
 	sandbox      *Sandbox
 	capabilities *specs.LinuxCapabilities // of the init process
+	oom          chan struct{}            // closed when the guest has told of a lack of memory
+	oomOnce      sync.Once
 
 	// Guarded by the sandbox's lock.
 	init     *Process // nil while the container is being created
@@ -40,7 +42,7 @@ type Container struct {
 // error nothing of the container is left; a sandbox without its own container
 // is of no use and is stopped then.
 func (s *Sandbox) CreateContainer(ctx context.Context, id string, spec *specs.Spec, plan *mounts.Plan, stdio OpenStdio) (*Container, error) {
-	c := &Container{id: id, sandbox: s, execs: map[string]*Process{}}
+	c := &Container{id: id, sandbox: s, execs: map[string]*Process{}, oom: make(chan struct{})}
 	if spec.Process != nil {
 		c.capabilities = spec.Process.Capabilities
 	}

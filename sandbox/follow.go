@@ -11,13 +11,15 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/kata-cc/kata-cc/agentclient"
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 )
 
 // follow copies a process's streams and returns its exit status when its output
 // is delivered, or cannot be.
 //
 // Agents drop what is unread when they are asked for the exit, so the output is
-// read to its end first. Once the process is dead, or was sent a SIGKILL, a
+// read to its end first; the exit is asked for beside it only where a reader has
+// not taken anything for stallTimeout. Once the process is dead, or was sent a SIGKILL, a
 // reader that does not read holds the exit back for drainTimeout at most.
 func (p *Process) follow(stdio *Stdio) (int32, error) {
 	s := p.container.sandbox
@@ -25,14 +27,22 @@ func (p *Process) follow(stdio *Stdio) (int32, error) {
 	reading, stopReading := context.WithCancel(s.life)
 	defer stopReading()
 
+	ended := make(chan ending, 2)
+	beside := sync.OnceFunc(func() {
+		go func() {
+			if r, err := s.agent.WaitProcess(s.life, &agentpb.WaitProcessRequest{ContainerId: p.container.id, ExecId: p.guestID}); err == nil {
+				ended <- ending{status: r.GetStatus()}
+			}
+		}()
+	})
 	var copies sync.WaitGroup
 	if stdio.Stdout != nil {
 		r := streams.Stdout(reading)
-		copies.Go(func() { p.copyOut(stdio.Stdout, r) })
+		copies.Go(func() { p.copyOut(stalling{stdio.Stdout, beside}, r) })
 	}
 	if stdio.Stderr != nil {
 		r := streams.Stderr(reading)
-		copies.Go(func() { p.copyOut(stdio.Stderr, r) })
+		copies.Go(func() { p.copyOut(stalling{stdio.Stderr, beside}, r) })
 	}
 	copied := make(chan struct{})
 	go func() {
@@ -40,6 +50,10 @@ func (p *Process) follow(stdio *Stdio) (int32, error) {
 		close(copied)
 	}()
 	go p.copyIn(streams.Stdin(reading), stdio.Stdin, stdio.Terminal)
+	go func() {
+		status, err := streams.Wait(s.life)
+		ended <- ending{status, err}
+	}()
 
 	dead := make(chan struct{})
 	go func() {
@@ -58,20 +72,38 @@ func (p *Process) follow(stdio *Stdio) (int32, error) {
 		}
 	}()
 
-	status, err := streams.Wait(s.life)
+	end := <-ended
 	close(dead)
 	<-copied
 	stopReading()
-	if cerr := stdio.close(); cerr != nil && !errors.Is(cerr, os.ErrClosed) {
-		log.G(s.life).WithError(cerr).Debugf("%s: close its streams", p.name())
+	if err := stdio.close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		log.G(s.life).WithError(err).Debugf("%s: close its streams", p.name())
 	}
-	return status, err
+	return end.status, end.err
+}
+
+// ending is what a wait for a process gave.
+type ending struct {
+	status int32
+	err    error
+}
+
+// stalling tells when a write takes too long.
+type stalling struct {
+	io.Writer
+	stalled func()
+}
+
+func (w stalling) Write(b []byte) (int, error) {
+	t := time.AfterFunc(stallTimeout, w.stalled)
+	defer t.Stop()
+	return w.Writer.Write(b)
 }
 
 // copyOut copies until the process's output ends, or nobody takes it.
-func (p *Process) copyOut(to io.Writer, from io.Reader) {
+func (p *Process) copyOut(to stalling, from io.Reader) {
 	buf := make([]byte, agentclient.ChunkSize)
-	if _, err := io.CopyBuffer(onlyWriter{to}, onlyReader{from}, buf); err != nil && !errors.Is(err, os.ErrClosed) {
+	if _, err := io.CopyBuffer(to, onlyReader{from}, buf); err != nil && !errors.Is(err, os.ErrClosed) {
 		log.G(p.container.sandbox.life).WithError(err).Debugf("%s: copy its output", p.name())
 	}
 }
@@ -81,7 +113,7 @@ func (p *Process) copyOut(to io.Writer, from io.Reader) {
 func (p *Process) copyIn(to io.WriteCloser, from Input, terminal bool) {
 	if from != nil {
 		buf := make([]byte, agentclient.ChunkSize)
-		if _, err := io.CopyBuffer(onlyWriter{to}, onlyReader{from}, buf); err != nil {
+		if _, err := io.CopyBuffer(to, onlyReader{from}, buf); err != nil {
 			return // the process has ended, or does not read
 		}
 	}
@@ -93,8 +125,5 @@ func (p *Process) copyIn(to io.WriteCloser, from Input, terminal bool) {
 	}
 }
 
-// The two hide methods by which io.CopyBuffer would do without its buffer.
-type (
-	onlyReader struct{ io.Reader }
-	onlyWriter struct{ io.Writer }
-)
+// onlyReader hides the methods by which io.CopyBuffer would do without its buffer.
+type onlyReader struct{ io.Reader }

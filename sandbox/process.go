@@ -197,9 +197,23 @@ func (p *Process) watch(stdio *Stdio) {
 		log.G(s.life).WithError(err).Warnf("%s: exit status is unknown", p.name())
 	}
 	if p.isInit() {
+		if exit.Status == statusKilled {
+			p.awaitReason()
+		}
 		p.container.endExecs()
 	}
 	p.finish(exit)
+}
+
+// awaitReason gives the guest a moment to say that a container was killed for
+// lack of memory, which containerd is to hear before the exit.
+func (p *Process) awaitReason() {
+	select {
+	case <-p.killed: // the reason is known
+	case <-p.container.sandbox.life.Done():
+	case <-p.container.oom:
+	case <-time.After(oomGrace):
+	}
 }
 
 // lostStatus is the status of a process that went with its machine.

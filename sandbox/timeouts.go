@@ -17,6 +17,12 @@ const (
 	// drainTimeout bounds how long the output of a process that is known to be
 	// dead is still copied: a reader that went away must not hide the exit.
 	drainTimeout = 3 * time.Second
+	// stallTimeout is how long one write of output may wait for a reader before
+	// the process is waited for beside it: it may have ended long ago.
+	stallTimeout = 10 * time.Second
+	// oomGrace is how long the exit of a container that something killed waits
+	// for the news that it was the lack of memory.
+	oomGrace = 250 * time.Millisecond
 	// execGrace is how long the exit of a container waits for those of its execs.
 	execGrace = 2 * time.Second
 

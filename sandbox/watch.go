@@ -99,6 +99,7 @@ func (s *Sandbox) watchMemory() {
 			log.G(s.life).WithError(err).Debug("no out-of-memory events")
 		} else if c, err := s.Container(event.GetContainerId()); err == nil {
 			s.o.Events(OutOfMemory{Container: c.id})
+			c.oomOnce.Do(func() { close(c.oom) })
 		}
 		select {
 		case <-s.life.Done():

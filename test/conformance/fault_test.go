@@ -356,11 +356,14 @@ func TestEventsAreSentUntilTheyAreTaken(t *testing.T) {
 		"exit "+s.id+" e 0", "exit "+s.id+" "+s.id+" 137", "delete "+s.id+" 137")
 }
 
-func TestOutOfMemory(t *testing.T) {
+func TestOutOfMemoryIsToldBeforeTheExit(t *testing.T) {
 	h := newHost(t, memory.Script{})
 	s := h.running()
-	s.agent.OOM(s.id)
 	s.agent.OOM("unknown")
-	h.wantEvent("oom " + s.id)
-	s.finish(s.id)
+	s.agent.Finish(s.id, "", 128+9) // the kernel was quicker than the agent
+	s.agent.OOM(s.id)
+	s.wait(s.id, "")
+	s.remove(s.id, "")
+	s.shutdown(s.id)
+	h.wantEvents("create "+s.id, "start "+s.id, "oom "+s.id, "exit "+s.id+" "+s.id+" 137", "delete "+s.id+" 137")
 }

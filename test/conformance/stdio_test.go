@@ -160,6 +160,27 @@ func TestReaderThatLeavesDoesNotHideTheExit(t *testing.T) {
 	s.finish(s.id)
 }
 
+func TestExitIsSeenThoughNobodyReads(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for a limit of 10 s")
+	}
+	h := newHost(t, memory.Script{})
+	s := h.running()
+	s.agent.Script([]string{"some"}, agenttest.Script{Stdout: strings.Repeat("x", 150<<10), Exit: 5})
+	stdout := h.fifo("out")
+	f, err := os.OpenFile(stdout, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s.exec(s.id, "e", streams{stdout: stdout}, "some")
+	s.run(s.id, "e")
+	if got := s.wait(s.id, "e"); got != 5 {
+		t.Errorf("exit status %d", got)
+	}
+	s.finish(s.id)
+}
+
 func TestTerminalHasASizeAndNoStderr(t *testing.T) {
 	h := newHost(t, memory.Script{})
 	s := h.running()

@@ -1,7 +1,10 @@
 package conformance
 
 import (
+	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
@@ -21,6 +24,9 @@ func TestSingleContainer(t *testing.T) {
 	state, err := s.State(h.ctx(), &taskapi.StateRequest{ID: s.id})
 	if err != nil || state.Status != task.Status_CREATED || state.Pid == 0 || state.ExitedAt != nil {
 		t.Fatalf("state after create: %v, %v", state, err)
+	}
+	if groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", state.Pid)); err != nil || !strings.Contains(string(groups), "/"+h.prefix+"/"+s.id+"\n") {
+		t.Errorf("the VMM runs in %s, %v", groups, err)
 	}
 	s.run(s.id, "")
 	if got := s.wait(s.id, ""); got != 0 {
