@@ -31,7 +31,7 @@ func (m *machine) watchActivation() {
 			devices = slices.DeleteFunc(devices, func(d waiting) bool {
 				started, err := m.started(d.plugged)
 				if started {
-					m.activated(d.plugged)
+					m.events.Activated(d.id)
 				}
 				return started || err != nil || now.After(d.until)
 			})
@@ -39,13 +39,6 @@ func (m *machine) watchActivation() {
 			return
 		}
 	}
-}
-
-func (m *machine) activated(p plugged) {
-	if m.vsock != nil && p.id == m.vsock.id {
-		m.watchers.Go(m.vsock.front.serve)
-	}
-	m.events.Activated(p.id)
 }
 
 // started tells whether the guest's driver uses p. A QEMU that cannot tell says

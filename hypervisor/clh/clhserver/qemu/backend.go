@@ -3,9 +3,9 @@
 // Hypervisor, virtio devices as functions 0 of bus 0, at the slots that the API
 // server chose; only slot 1 is QEMU's own.
 //
-// One machine is two processes beside this one: QEMU, spoken to over QMP on a
-// socket that nobody else can reach, and vhost-device-vsock. Both die with this
-// process, however it dies.
+// One machine is one process beside this one: QEMU, spoken to over QMP on a
+// socket that nobody else can reach. It dies with this process, however this
+// one dies. The vsock device is here, and QEMU's by vhost-user.
 package qemu
 
 import (
@@ -14,8 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
+	"os/exec"
 	"slices"
 	"sync"
 
@@ -27,7 +26,6 @@ import (
 // itself.
 type Options struct {
 	QEMU  string // path of QEMU; empty: qemu-system-x86_64 in PATH
-	Vsock string // path of vhost-device-vsock; empty: beside this program, then in PATH
 	Accel Accel  // empty: FindAccel's
 }
 
@@ -51,16 +49,7 @@ var errClosed = errors.New("the backend is closed")
 func New(o Options, e clhserver.Events) (*Backend, error) {
 	var err error
 	if o.QEMU == "" {
-		if o.QEMU, err = findProgram("qemu-system-x86_64"); err != nil {
-			return nil, err
-		}
-	}
-	if o.Vsock == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return nil, fmt.Errorf("find this program's directory: %w", err)
-		}
-		if o.Vsock, err = findProgram(vsockProgram, filepath.Dir(self)); err != nil {
+		if o.QEMU, err = exec.LookPath("qemu-system-x86_64"); err != nil {
 			return nil, err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu/qmp"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu/vhostvsock"
 )
 
 // boot starts the processes of m and then its processors. On error nothing of
@@ -38,10 +39,11 @@ func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhs
 		return f
 	}
 	if m.Vsock != nil {
-		if vm.vsock, err = startVsock(ctx, s, o.Vsock, *m.Vsock, &vm.back); err != nil {
+		var control *os.File
+		if control, err = vm.startVsock(*m.Vsock); err != nil {
 			return nil, fmt.Errorf("vsock device %s: %w", m.Vsock.ID, err)
 		}
-		ch.vsock = inherit(vm.vsock.control)
+		ch.vsock = inherit(control)
 	}
 	ours, monitor, err := socketPair("monitor")
 	if err != nil {
@@ -77,6 +79,25 @@ func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhs
 		vm.expectActivation(p)
 	}
 	return vm, nil
+}
+
+// startVsock starts the device in this process and gives QEMU's end of it.
+func (m *machine) startVsock(v clhserver.Vsock) (*os.File, error) {
+	ours, theirs, err := socketPair("vsock device")
+	if err != nil {
+		return nil, err
+	}
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
+	if err == nil {
+		m.vsock, err = vhostvsock.New(conn.(*net.UnixConn), vhostvsock.Options{CID: uint64(v.CID), Socket: v.Socket})
+	}
+	if err != nil {
+		theirs.Close()
+		return nil, err
+	}
+	m.back.Add(func(context.Context) error { m.vsock.Close(); return nil })
+	return theirs, nil
 }
 
 // inspectAll looks at every file the machine needs, so that what is missing is

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu/qmp"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu/vhostvsock"
 	"github.com/kata-cc/kata-cc/internal/undo"
 )
 
@@ -18,7 +19,7 @@ import (
 type machine struct {
 	events   clhserver.Events
 	qemu     *process
-	vsock    *vsockDevice // nil without one
+	vsock    *vhostvsock.Device // nil without one
 	monitor  *qmp.Client
 	names    *names
 	consoles consoles
@@ -48,10 +49,9 @@ func (m *machine) watch() {
 	m.watchers.Go(m.watchActivation)
 	if m.vsock != nil {
 		m.watchers.Go(func() {
-			select {
-			case <-m.vsock.process.done: // without it the guest is out of reach
-				m.qemu.kill()
-			case <-m.qemu.done:
+			<-m.vsock.Done()
+			if err := m.vsock.Err(); err != nil && !errors.Is(err, vhostvsock.ErrHungUp) {
+				m.qemu.kill() // without the device its guest is out of reach
 			}
 		})
 	}
@@ -67,19 +67,15 @@ func (m *machine) watch() {
 	case <-time.After(quitTimeout): // it hung up, but does not end
 		m.qemu.kill()
 	}
+	failure := m.qemu.failure()
 	if m.vsock != nil {
-		m.vsock.front.close()
+		if err := m.vsock.Err(); err != nil && !errors.Is(err, vhostvsock.ErrHungUp) {
+			failure = err
+		}
+		m.vsock.Close()
 	}
 	m.watchers.Wait()
 	m.consoles.drain()
-	failure := m.qemu.failure()
-	if m.vsock != nil {
-		select {
-		case <-m.vsock.process.done:
-			failure = errors.Join(m.vsock.process.failure(), failure)
-		default:
-		}
-	}
 	m.endErr = m.back.Run(context.Background())
 	close(m.ended)
 	switch {

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -150,19 +149,4 @@ func (t *tail) String() string {
 		}
 	}
 	return strings.Join(lines, "; ")
-}
-
-// findProgram looks for name in dirs, then in PATH.
-func findProgram(name string, dirs ...string) (string, error) {
-	for _, dir := range dirs {
-		path := dir + "/" + name
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-			return path, nil
-		}
-	}
-	path, err := exec.LookPath(name)
-	if errors.Is(err, exec.ErrNotFound) {
-		return "", fmt.Errorf("%s is neither beside this program nor in PATH", name)
-	}
-	return path, err
 }

@@ -7,8 +7,6 @@ var (
 	// startTimeout is for QEMU to load the kernel and to answer on QMP. It needs
 	// 100 ms on an idle machine.
 	startTimeout = 20 * time.Second
-	// vsockTimeout is for vhost-device-vsock to listen; it needs 5 ms.
-	vsockTimeout = 5 * time.Second
 	// commandTimeout is for a QMP command whose caller waits longer than that.
 	commandTimeout = 10 * time.Second
 	// quitTimeout is for QEMU to end by itself before it is killed.

@@ -10,7 +10,8 @@
 //	addr N A     gives the network card N the IPv4 address A (with prefix length)
 //	poweroff, reboot, panic
 //
-// Every answer ends with an empty line. What comes on UDP port 7 is sent back.
+// Every answer ends with an empty line. What comes on UDP port 7
+// or on vsock port 7 is sent back.
 package main
 
 import (
@@ -47,11 +48,16 @@ func run() error {
 	if err := loadModules("/etc/kata-agent/modules"); err != nil {
 		return err
 	}
+	streams, err := vsock.Listen(7, nil)
+	if err != nil {
+		return fmt.Errorf("listen on vsock port 7: %w", err)
+	}
+	go echoStreams(streams)
+	go echo()
 	l, err := vsock.Listen(1024, nil)
 	if err != nil {
 		return fmt.Errorf("listen on vsock port 1024: %w", err)
 	}
-	go echo()
 	fmt.Println("testguest: ready")
 	for {
 		c, err := l.Accept()
@@ -79,6 +85,19 @@ func loadModules(list string) error {
 		}
 	}
 	return nil
+}
+
+func echoStreams(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			io.Copy(c, c)
+		}()
+	}
 }
 
 func echo() {
