@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/kata-cc/kata-cc/internal/undo"
 )
@@ -51,6 +52,7 @@ type Cluster struct {
 	images  *images
 	name    string // unique; names the bridge and the cgroup
 	subnet  string
+	idle    Census // without a pod
 	undo    undo.Stack
 	daemons []*daemon
 
@@ -83,14 +85,38 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 			return nil, fmt.Errorf("start cluster %s: %w", c.Dir, err)
 		}
 	}
-	return c, nil
+	c.idle, err = c.Census()
+	return c, err
 }
 
 // Close removes the pods and then everything else. It may be called again.
 func (c *Cluster) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
-	return errors.Join(c.RemoveAll(ctx), c.undo.Run(ctx))
+	return errors.Join(c.drain(ctx), c.undo.Run(ctx))
+}
+
+// drain removes every pod. A request whose client went away is still being
+// carried out, or undone, by containerd, so it goes on until nothing runs.
+func (c *Cluster) drain(ctx context.Context) error {
+	if c.idle == nil {
+		return nil // no pod can have been started
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	for {
+		err := c.RemoveAll(ctx)
+		now, censusErr := c.Census()
+		left := now.Minus(c.idle)
+		if censusErr != nil || err == nil && len(left["processes"])+len(left["network namespaces"])+len(left["mounts"]) == 0 {
+			return censusErr
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, fmt.Errorf("still there before containerd is stopped:\n%s", left))
+		case <-time.After(pollInterval):
+		}
+	}
 }
 
 // Env is the environment in which crictl, ctr and kata-runtime find this
@@ -139,7 +165,7 @@ func (c *Cluster) makeDirs(context.Context, Options) error {
 	if err := os.Mkdir(c.Dir, 0o711); err != nil {
 		return err
 	}
-	c.undo.Add(func(context.Context) error { return os.RemoveAll(c.Dir) })
+	c.undo.Add(func(context.Context) error { return errors.Join(unmountBelow(c.Dir), os.RemoveAll(c.Dir)) })
 	for _, d := range []string{"root", "state", "tardev", "log", "spec", "cni", "hosts/" + Host, "opt"} {
 		if err := os.MkdirAll(c.dir(d), 0o711); err != nil {
 			return err

@@ -9,8 +9,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // makeNetwork chooses a subnet that no interface of the host has. The bridge is
@@ -110,4 +112,20 @@ func (c *Cluster) makeCgroup(context.Context, Options) error {
 		}
 	}
 	return nil
+}
+
+// unmountBelow unmounts what containerd left mounted, which is nothing unless it
+// was killed.
+func unmountBelow(dir string) error {
+	points, err := mounts([]string{dir + "/"})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, point := range slices.Backward(points) {
+		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", point, err))
+		}
+	}
+	return errors.Join(errs...)
 }
