@@ -27,7 +27,7 @@ const runtimeName = "io.containerd.kata-cc.v2"
 
 // memoryLimit makes the garbage collector work harder long before a shim is as
 // large as the memory that a node reserves for one, in bytes.
-const memoryLimit = 24 << 20
+const memoryLimit = 32 << 20
 
 func main() {
 	if answered, err := answer(os.Args[1:]); err != nil {
