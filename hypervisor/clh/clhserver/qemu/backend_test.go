@@ -113,12 +113,16 @@ func TestEndsOfAGuest(t *testing.T) {
 			conn := g.dial()
 			defer conn.Close()
 			fmt.Fprintln(conn, command)
+			io.Copy(io.Discard, conn) // the stream ends with the guest
 			g.log.wait(t, event)
-			if command == "panic" {
-				g.log.wait(t, "rebooted") // panic=1 is on the command line
-			}
 			if command != "poweroff" {
-				g.log.wait(t, "died: the guest reset itself")
+				g.log.wait(t, "rebooted") // after a panic because of panic=1
+				g.dial().Close()          // the same machine boots again
+				want := "[activated _vsock0 rebooted activated _vsock0]"
+				if got := g.log.filtered("activated _vsock0", "rebooted"); fmt.Sprint(got) != want {
+					t.Errorf("events %s, want %s", got, want)
+				}
+				return
 			}
 			if _, err := os.Lstat(g.socket); !os.IsNotExist(err) {
 				t.Errorf("the vsock socket is still there: %v", err)

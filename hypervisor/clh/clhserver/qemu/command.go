@@ -78,9 +78,9 @@ func commandLine(m clhserver.Machine, accel Accel, ch channels, names *names, im
 	if m.Cmdline != "" {
 		c.add("-append", m.Cmdline)
 	}
-	// Power-off ends the process, a panicked guest is left to itself, as under
-	// Cloud Hypervisor. A reset ends it too: the vsock device would not survive it.
-	c.add("-S", "-action", "reboot=shutdown,shutdown=poweroff,panic=none")
+	// As Cloud Hypervisor does: a reset boots the same machine again, power-off
+	// ends the process, a panicked guest is left to itself.
+	c.add("-S", "-action", "reboot=reset,shutdown=poweroff,panic=none")
 	c.add("-device", "pvpanic")
 	c.add("-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", c.file(ch.monitor)), "-mon", "chardev=monitor,mode=control")
 

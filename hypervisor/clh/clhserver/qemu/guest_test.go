@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -130,6 +131,11 @@ func (l *log) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append([]string(nil), l.events...)
+}
+
+// filtered gives the events that are among some.
+func (l *log) filtered(some ...string) []string {
+	return slices.DeleteFunc(l.all(), func(e string) bool { return !slices.Contains(some, e) })
 }
 
 // wait waits for an event that starts with prefix.

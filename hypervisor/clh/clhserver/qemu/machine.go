@@ -26,15 +26,13 @@ type machine struct {
 	back     undo.Stack // everything that is to be given back
 
 	asked      atomic.Bool // the end was asked for, so it is not an event
-	poweredOff bool        // watch's own, as is rebooted
-	rebooted   bool
+	poweredOff bool        // watch's own
+	lastReset  time.Time   // watch's own
 	plugs      chan plugged
 	watchers   sync.WaitGroup
 	ended      chan struct{} // closed when everything has been given back
 	endErr     error         // what could not be given back; valid once ended is closed
 }
-
-var errRebooted = errors.New("the guest reset itself, which ends its machine")
 
 // run executes a QMP command within commandTimeout.
 func (m *machine) run(ctx context.Context, name string, arguments, result any) error {
@@ -80,9 +78,6 @@ func (m *machine) watch() {
 	close(m.ended)
 	switch {
 	case m.asked.Load():
-	case m.rebooted:
-		m.events.Rebooted()
-		m.events.Died(errRebooted)
 	case m.poweredOff:
 		m.events.PoweredOff()
 	default:
@@ -95,7 +90,6 @@ func (m *machine) watch() {
 func (m *machine) handle(e qmp.Event) {
 	var data struct {
 		Guest  bool   `json:"guest"`
-		Reason string `json:"reason"`
 		Device string `json:"device"` // absent for devices inside a device
 	}
 	if e.Data != nil && json.Unmarshal(e.Data, &data) != nil {
@@ -103,8 +97,11 @@ func (m *machine) handle(e qmp.Event) {
 	}
 	switch e.Name {
 	case "SHUTDOWN":
-		m.rebooted = data.Guest && data.Reason == "guest-reset"
-		m.poweredOff = data.Guest && !m.rebooted
+		m.poweredOff = m.poweredOff || data.Guest
+	case "RESET":
+		if data.Guest {
+			m.guestReset()
+		}
 	case "GUEST_PANICKED":
 		m.events.Panicked()
 	case "DEVICE_DELETED":
@@ -112,6 +109,23 @@ func (m *machine) handle(e qmp.Event) {
 			m.release(p)
 			m.events.DeviceRemoved(p.id)
 		}
+	}
+}
+
+// guestReset follows the guest into its next boot. Linux resets a machine in one
+// way after the other, so that several resets are one reboot.
+func (m *machine) guestReset() {
+	again := time.Since(m.lastReset) < resetGap
+	m.lastReset = time.Now()
+	if again {
+		return
+	}
+	if m.vsock != nil {
+		m.vsock.Reset()
+	}
+	m.events.Rebooted()
+	for _, p := range m.names.all() {
+		m.expectActivation(p)
 	}
 }
 

@@ -13,6 +13,8 @@ var (
 	quitTimeout = 2 * time.Second
 	// releaseTimeout is for the host side of an unplugged device to be given back.
 	releaseTimeout = 2 * time.Second
+	// resetGap is within what time two resets are one; no guest boots that fast.
+	resetGap = 100 * time.Millisecond
 	// drainTimeout is for a console's reader to take the guest's last words.
 	drainTimeout = time.Second
 	// activationTimeout bounds how long a device is watched for its driver.
