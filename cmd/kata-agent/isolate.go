@@ -19,7 +19,9 @@ const isolatedEnv = "KATA_AGENT_ISOLATED"
 // namespaces; the first process waits for it and exits as it does.
 func isolateSelf() error {
 	if os.Getenv(isolatedEnv) != "" {
-		os.Unsetenv(isolatedEnv)
+		if err := os.Unsetenv(isolatedEnv); err != nil {
+			return err
+		}
 		return privateTree()
 	}
 	runtime.LockOSThread() // Pdeathsig is about the thread, not the process

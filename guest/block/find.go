@@ -36,14 +36,14 @@ func (f Finder) Find(ctx context.Context, source string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if name, err := f.Sysfs.Disk(p); err == nil {
+	if name, noDisk := f.Sysfs.Disk(p); noDisk == nil {
 		return f.node(ctx, name)
 	}
 	events, err := Listen()
 	if err != nil {
 		return "", err
 	}
-	defer events.Close()
+	defer func() { _ = events.Close() }()
 	ctx, cancel := context.WithTimeoutCause(ctx, f.Timeout,
 		fmt.Errorf("Timeout after %v waiting for uevent of a disk at PCI position %s: %w", f.Timeout, source, errdefs.ErrNotFound))
 	defer cancel()

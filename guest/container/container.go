@@ -56,7 +56,7 @@ func (r *Runtime) Create(ctx context.Context, id, bundle string, spec *specs.Spe
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(bundle, "config.json"), data, 0o600); err != nil {
+	if err = os.WriteFile(filepath.Join(bundle, "config.json"), data, 0o600); err != nil {
 		return nil, err
 	}
 	s, err := r.launch(spec.Process.Terminal, func(c *runc.Runc, stdio *process.Stdio, pidFile string) error {

@@ -47,7 +47,7 @@ func (r *Runtime) call(f func(*runc.Runc) error) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(log.Name())
+	defer func() { _ = os.Remove(log.Name()) }()
 	defer log.Close()
 	err = f(&runc.Runc{
 		Command: r.Command, Root: filepath.Join(r.Root, "state"), Log: log.Name(), LogFormat: runc.JSON,
@@ -104,20 +104,20 @@ func (r *Runtime) launch(terminal bool, run func(c *runc.Runc, stdio *process.St
 	}
 	defer func() {
 		if err != nil {
-			stdio.Close()
+			err = errors.Join(err, stdio.Close())
 		}
 	}()
 	dir, err := os.MkdirTemp(r.Root, "launch-")
 	if err != nil {
 		return started{}, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	pidFile := filepath.Join(dir, "pid")
 
 	// The process may have ended before its id is known.
 	expected := r.Reaper.Expect()
 	defer expected.Close()
-	if err := r.call(func(c *runc.Runc) error { return run(c, stdio, pidFile) }); err != nil {
+	if err = r.call(func(c *runc.Runc) error { return run(c, stdio, pidFile) }); err != nil {
 		return started{}, err
 	}
 	pid, err := runc.ReadPidFile(pidFile)
@@ -128,7 +128,7 @@ func (r *Runtime) launch(terminal bool, run func(c *runc.Runc, stdio *process.St
 	if err != nil {
 		return started{}, err
 	}
-	if err := stdio.ReceiveTerminal(); err != nil {
+	if err = stdio.ReceiveTerminal(); err != nil {
 		return started{}, errors.Join(err, child.Signal(unix.SIGKILL))
 	}
 	return started{child: child, stdio: stdio}, nil

@@ -35,9 +35,9 @@ func UpdateInterface(ctx context.Context, want *agentpb.Interface) (*agentpb.Int
 	}
 	addrs := make([]*netlink.Addr, 0, len(want.GetIPAddresses()))
 	for _, a := range want.GetIPAddresses() {
-		addr, err := newAddr(a)
-		if err != nil {
-			return nil, fmt.Errorf("update interface %s: %w", want.GetHwAddr(), err)
+		addr, bad := newAddr(a)
+		if bad != nil {
+			return nil, fmt.Errorf("update interface %s: %w", want.GetHwAddr(), bad)
 		}
 		addrs = append(addrs, addr)
 	}

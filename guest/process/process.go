@@ -100,7 +100,7 @@ func (p *Process) Resize(rows, columns uint16) error { return p.stdio.Resize(row
 
 // Close drops the streams and what is left in them.
 func (p *Process) Close() {
-	p.close.Do(func() { p.stdio.Close() })
+	p.close.Do(func() { _ = p.stdio.Close() }) // nobody can do anything about it
 }
 
 var (

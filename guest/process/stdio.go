@@ -93,7 +93,7 @@ func (s *Stdio) ReceiveTerminal() error {
 		return nil
 	}
 	defer func() {
-		s.socket.Close()
+		_ = s.socket.Close()
 		s.socket = nil
 	}()
 	console, err := s.socket.ReceiveMaster()
@@ -167,7 +167,7 @@ func (s *Stdio) CloseAfterStart() error {
 func (s *Stdio) Close() error {
 	s.closeTheirs()
 	if s.socket != nil {
-		s.socket.Close()
+		_ = s.socket.Close()
 	}
 	if s.terminal != nil {
 		return s.terminal.Close()

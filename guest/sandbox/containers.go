@@ -25,7 +25,7 @@ import (
 // stays, device-mapper devices included.
 func (s *Sandbox) CreateContainer(ctx context.Context, r *agentpb.CreateContainerRequest) (err error) {
 	id := r.GetContainerId()
-	if err := CheckID(id); err != nil {
+	if err = CheckID(id); err != nil {
 		return err
 	}
 	if r.GetOCI() == nil {
@@ -45,11 +45,11 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r *agentpb.CreateContaine
 	})
 	bundle := filepath.Join(storage.Root, id)
 	back.Add(func(context.Context) error { return os.RemoveAll(bundle) })
-	if err := os.MkdirAll(bundle, 0o755); err != nil {
+	if err = os.MkdirAll(bundle, 0o755); err != nil {
 		return err
 	}
 	for _, st := range r.GetStorages() {
-		if err := s.Storages.Acquire(ctx, st, id); err != nil {
+		if err = s.Storages.Acquire(ctx, st, id); err != nil {
 			return fmt.Errorf("create container %s: %w", id, err)
 		}
 		e.storages = append(e.storages, st.GetMountPoint())

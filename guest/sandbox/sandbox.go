@@ -76,7 +76,7 @@ const maxContainers = 1024
 
 // Create makes the sandbox. On error it may be tried again.
 func (s *Sandbox) Create(ctx context.Context, r *agentpb.CreateSandboxRequest) (err error) {
-	if err := s.move(stateCreating, stateNew); err != nil {
+	if err = s.move(stateCreating, stateNew); err != nil {
 		return fmt.Errorf("create sandbox %s: %w", r.GetSandboxId(), err)
 	}
 	var back undo.Stack
@@ -89,10 +89,10 @@ func (s *Sandbox) Create(ctx context.Context, r *agentpb.CreateSandboxRequest) (
 	if r.GetGuestHookPath() != "" {
 		return fmt.Errorf("guest hooks in %s are not supported: %w", r.GetGuestHookPath(), errdefs.ErrNotImplemented)
 	}
-	if err := resetDirectories(); err != nil {
+	if err = resetDirectories(); err != nil {
 		return err
 	}
-	if err := loadModules(ctx, s.Runtime.Reaper, r.GetKernelModules()); err != nil {
+	if err = loadModules(ctx, s.Runtime.Reaper, r.GetKernelModules()); err != nil {
 		return err
 	}
 	ns, err := newNamespaces(r.GetHostname())
@@ -101,12 +101,12 @@ func (s *Sandbox) Create(ctx context.Context, r *agentpb.CreateSandboxRequest) (
 	}
 	back.Add(func(context.Context) error { return ns.close() })
 	for _, st := range r.GetStorages() {
-		if err := s.Storages.Acquire(ctx, st, ""); err != nil {
+		if err = s.Storages.Acquire(ctx, st, ""); err != nil {
 			return err
 		}
 		back.Add(func(ctx context.Context) error { return s.Storages.Release(ctx, st.GetMountPoint()) })
 	}
-	if err := setDNS(r.GetDns()); err != nil {
+	if err = setDNS(r.GetDns()); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -210,7 +210,7 @@ func applyGroup(st *agentpb.Storage) error {
 		if err != nil {
 			return err
 		}
-		if err := os.Lchown(p, -1, gid); err != nil {
+		if err = os.Lchown(p, -1, gid); err != nil {
 			return err
 		}
 		info, err := d.Info()

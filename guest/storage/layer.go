@@ -73,8 +73,8 @@ func (j *job) mountTar(device *devmapper.Device, rootHash string) error {
 		return err
 	}
 	j.undo.Add(func(context.Context) error {
-		if err := f.Close(); !errors.Is(err, os.ErrClosed) {
-			return err
+		if closed := f.Close(); !errors.Is(closed, os.ErrClosed) {
+			return closed
 		}
 		return nil
 	})
@@ -83,7 +83,7 @@ func (j *job) mountTar(device *devmapper.Device, rootHash string) error {
 		return fmt.Errorf("open %s: %w", device.Path, err)
 	}
 	target := j.st.GetMountPoint()
-	if err := os.MkdirAll(target, 0o755); err != nil {
+	if err = os.MkdirAll(target, 0o755); err != nil {
 		return err
 	}
 	j.undo.Add(removeDir(target))

@@ -46,7 +46,6 @@ type mounted struct {
 	users   int
 	undo    undo.Stack
 	settled chan struct{} // closed when neither being mounted nor being unmounted
-	err     error         // of the mounting; valid once settled
 }
 
 // New is an empty set, whose disks are found by d.
@@ -98,7 +97,7 @@ func (s *Set) Acquire(ctx context.Context, st *agentpb.Storage, container string
 func (s *Set) join(st *agentpb.Storage) (m *mounted, first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m := s.mounts[st.GetMountPoint()]; m != nil {
+	if m = s.mounts[st.GetMountPoint()]; m != nil {
 		return m, false
 	}
 	m = &mounted{storage: proto.CloneOf(st), users: 1, settled: make(chan struct{})}
