@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/hypervisor"
 )
 
 const debugConsole = "agent.debug_console agent.log=debug"
@@ -18,13 +21,13 @@ const debugConsole = "agent.debug_console agent.log=debug"
 // shell runs lines in the guest's debug console and returns what it showed.
 func (m *machine) shell(lines string) string {
 	m.t.Helper()
-	conn, r := m.dial(1026)
+	conn := m.dial(1026)
 	defer conn.Close()
 	if _, err := io.WriteString(conn, "stty -echo; PS1=; "+lines+"\nexit\n"); err != nil {
 		m.t.Fatal(err)
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(callTimeout))
-	out, err := io.ReadAll(r)
+	out, err := io.ReadAll(conn)
 	if err != nil {
 		m.t.Fatalf("debug console: %v after %q", err, out)
 	}
@@ -77,7 +80,7 @@ func TestGuestRunsContainersOnVerifiedLayers(t *testing.T) {
 	top := makeLayer(t, strings.Repeat("b", 64), [2]string{"LAYER_2", ""}, [2]string{"data", strings.Repeat("x", 64<<10)})
 	m := bootVM(t, debugConsole)
 	m.createSandbox()
-	sources := []string{m.plug(top.path, 10), m.plug(base.path, 11)}
+	sources := []string{m.plug(top.path, "top"), m.plug(base.path, "base")}
 	if err := m.createOn("one", m.podSpec("one", "/bin/busybox", "sh", "-c", "busybox ls /; busybox cat /proc/self/cgroup; busybox head -c 4 /data; exec busybox sleep 1000"), []layer{top, base}, sources); err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +149,7 @@ func TestGuestRefusesWhatTheRootHashDoesNotCover(t *testing.T) {
 	}
 	wrong := base
 	wrong.rootHash = strings.Repeat("0", 64)
-	at := m.plug(base.path, 10)
+	at := m.plug(base.path, "base")
 	err := m.createOn("one", m.podSpec("one", "/bin/busybox", "true"), []layer{wrong}, []string{at})
 	wantStatus(t, err, codes.Internal, wrong.rootHash)
 	wantStatus(t, err, codes.Internal, base.id)
@@ -156,7 +159,7 @@ func TestGuestRefusesWhatTheRootHashDoesNotCover(t *testing.T) {
 	wantStatus(t, err, codes.Internal, "no root hash")
 
 	// A flipped bit in the middle of busybox: the first and the last block are good.
-	flipped := m.plug(flip(300<<10), 11)
+	flipped := m.plug(flip(300<<10), "flipped")
 	if err := m.createOn("two", m.podSpec("two", "/bin/busybox", "true"), []layer{base}, []string{flipped}); err != nil {
 		t.Fatalf("create on a layer with one bad block: %v", err)
 	}
@@ -164,9 +167,8 @@ func TestGuestRefusesWhatTheRootHashDoesNotCover(t *testing.T) {
 	if !strings.Contains(shown, "Input/output error") || !strings.Contains(shown, "status 1") {
 		t.Errorf("reading a bad block shows %q", shown)
 	}
-	console, err := os.ReadFile(m.dir + "/console.log")
-	if err != nil || !strings.Contains(string(console), `"root_hash":"`+base.rootHash) {
-		t.Errorf("the log does not name the root hash of the bad layer: %v", err)
+	if !strings.Contains(m.vm.Console(), `"root_hash":"`+base.rootHash) {
+		t.Error("the log does not name the root hash of the bad layer")
 	}
 	m.remove("two")
 	if shown := m.shell("dmsetup ls; ls /dev/mapper; ls /run/kata-containers"); strings.Contains(shown, base.id) || strings.Contains(shown, "two") {
@@ -178,17 +180,36 @@ func TestGuestWaitsForADisk(t *testing.T) {
 	base := busyboxLayer(t, strings.Repeat("a", 64))
 	m := bootVM(t, "agent.hotplug_timeout=1 "+debugConsole)
 	m.createSandbox()
-	_, err := m.CreateContainer(m.ctx(), &agentpb.CreateContainerRequest{ContainerId: "one", OCI: m.podSpec("one", "true"), Storages: []*agentpb.Storage{base.storage("0000:00:0c.0")}})
+	next := nextSlot(t, m.plug(base.path, "first"))
+	_, err := m.CreateContainer(m.ctx(), &agentpb.CreateContainerRequest{ContainerId: "one", OCI: m.podSpec("one", "true"), Storages: []*agentpb.Storage{base.storage(next)}})
 	wantStatus(t, err, codes.Internal, "waiting for uevent")
+	plugged := make(chan string, 1)
 	go func() {
 		time.Sleep(50 * time.Millisecond) // the request is there before the disk
-		m.plug(base.path, 12)
+		at, err := m.vm.HotplugDisk(context.Background(), hypervisor.Disk{ID: "late", Path: base.path, ReadOnly: true})
+		if err != nil {
+			t.Error(err)
+		}
+		plugged <- at.String()
 	}()
-	if err := m.createOn("one", m.podSpec("one", "/bin/busybox", "true"), []layer{base}, []string{"0c"}); err != nil {
-		t.Fatal(err)
+	// By the other form of its position: the slot on the root bus.
+	slot := strings.TrimSuffix(strings.TrimPrefix(next, "0000:00:"), ".0")
+	err = m.createOn("one", m.podSpec("one", "/bin/busybox", "true"), []layer{base}, []string{slot})
+	if at := <-plugged; at != next || err != nil {
+		t.Fatalf("the disk is at %s, expected at %s: %v", at, next, err)
 	}
 	m.start("one")
 	if got := m.wait("one", ""); got != 0 {
 		t.Errorf("status is %d", got)
 	}
+}
+
+// nextSlot is the address where the VMM puts the next disk after one at address.
+func nextSlot(t *testing.T, address string) string {
+	t.Helper()
+	var slot int
+	if _, err := fmt.Sscanf(address, "0000:00:%02x.0", &slot); err != nil {
+		t.Fatalf("address %s: %v", address, err)
+	}
+	return fmt.Sprintf("0000:00:%02x.0", slot+1)
 }

@@ -2,11 +2,8 @@ package main
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -20,6 +17,8 @@ import (
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/guest/image"
 	"github.com/kata-cc/kata-cc/guest/image/cpio"
+	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/hypervisor/clh"
 	"github.com/kata-cc/kata-cc/tardev"
 )
 
@@ -30,85 +29,69 @@ const bootTimeout = time.Minute
 // its init.
 type machine struct {
 	*agent
-	dir   string
-	qemu  *exec.Cmd
-	qmp   net.Conn
-	reply *bufio.Reader
+	vm    hypervisor.VM
 	ended chan struct{}
 }
 
-// findVsockDevice finds the host's half of hybrid vsock.
-func findVsockDevice(t *testing.T) string {
+// findVMM finds a program with Cloud Hypervisor's API: ours, which needs no KVM.
+func findVMM(t *testing.T) string {
 	t.Helper()
-	for _, dir := range append([]string{"../../bin", "../../.cache/bin"}, filepath.SplitList(os.Getenv("PATH"))...) {
-		path := filepath.Join(dir, "vhost-device-vsock")
-		if _, err := os.Stat(path); err == nil {
-			return path
-		}
+	path, err := filepath.Abs("../../bin/clh-qemu")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Skip("needs vhost-device-vsock beside our binaries or in PATH")
-	return ""
+	if !exists(path) {
+		t.Skip("needs bin/clh-qemu (make build)")
+	}
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("needs qemu-system-x86_64")
+	}
+	return path
 }
 
 // bootVM boots a guest whose kernel command line ends in words.
 func bootVM(t *testing.T, words string) *machine {
 	t.Helper()
-	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	vmm := findVMM(t)
+	guest, err := filepath.Abs("../../.cache/guest")
 	if err != nil {
-		t.Skip("needs qemu-system-x86_64")
-	}
-	vsockDevice := findVsockDevice(t)
-	const guest = "../../.cache/guest"
-	kernel := filepath.Join(guest, image.KernelFile)
-	if _, err := os.Stat(kernel); err != nil {
-		t.Skip("needs the guest image in .cache/guest (make guest)")
-	}
-	dir := t.TempDir()
-	m := &machine{dir: dir, ended: make(chan struct{})}
-	m.agent = &agent{t: t, socket: filepath.Join(dir, "vsock.sock")}
-
-	vhost := exec.Command(vsockDevice, "--vm", fmt.Sprintf("guest-cid=3,uds-path=%s,socket=%s/vhost.sock", m.socket, dir))
-	if err := vhost.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = vhost.Process.Kill()
-		_ = vhost.Wait()
+	kernel := filepath.Join(guest, image.KernelFile)
+	if !exists(kernel) {
+		t.Skip("needs the guest image in .cache/guest (make guest)")
+	}
+	dir, err := os.MkdirTemp("", "kata-agent-vm-") // a short path: it holds sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	m := &machine{agent: &agent{t: t}, ended: make(chan struct{})}
+	m.vm, err = clh.New(clh.Options{Path: vmm, Dir: dir, BootTimeout: bootTimeout}).Launch(m.ctx(), hypervisor.Spec{
+		ID: "vm", VCPUs: 1, MemoryMiB: 256, Kernel: kernel, Initrd: m.initrd(dir, filepath.Join(guest, image.InitrdFile)), KernelParams: words,
 	})
-	waitFor(t, func() bool { return exists(dir + "/vhost.sock") })
-	m.qemu = exec.Command(qemu, "-M", "pc", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "256M",
-		"-object", "memory-backend-memfd,id=mem,size=256M,share=on", "-numa", "node,memdev=mem",
-		"-nodefaults", "-display", "none", "-no-user-config", "-no-reboot",
-		"-kernel", kernel, "-initrd", m.initrd(filepath.Join(guest, image.InitrdFile)),
-		"-append", "panic=1 no_timer_check noreplace-smp quiet console=ttyS0 "+words,
-		"-serial", "file:"+dir+"/console.log", "-qmp", "unix:"+dir+"/qmp.sock,server=on,wait=off",
-		"-chardev", "socket,id=vs,path="+dir+"/vhost.sock", "-device", "vhost-user-vsock-pci,chardev=vs",
-		"-netdev", "user,id=n,restrict=on", "-device", "virtio-net-pci,netdev=n,mac=52:54:00:12:34:56")
-	var stderr bytes.Buffer
-	m.qemu.Stderr = &stderr
-	if err := m.qemu.Start(); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
 	go func() {
-		_ = m.qemu.Wait()
+		_, _ = m.vm.Wait(context.Background())
 		close(m.ended)
 	}()
 	t.Cleanup(func() {
-		_ = m.qemu.Process.Kill()
-		<-m.ended
 		if t.Failed() {
-			console, _ := os.ReadFile(dir + "/console.log")
-			t.Logf("console of the guest:\n%s%s", console, &stderr)
+			t.Logf("console of the guest:\n%s", m.vm.Console())
+		}
+		if err := m.vm.Stop(context.Background()); err != nil {
+			t.Error(err)
 		}
 	})
-	m.connectQMP()
-	// vhost-device-vsock sometimes loses every packet for the guest after a
-	// connection from before the guest's driver.
-	waitFor(t, func() bool {
-		console, _ := os.ReadFile(dir + "/console.log")
-		return bytes.Contains(console, []byte("agent is ready"))
-	})
-	m.conn = m.client(1024)
+	if err := m.vm.Boot(m.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	m.conn = ttrpc.NewClient(m.dial(1024))
 	t.Cleanup(func() { m.conn.Close() })
 	m.AgentServiceService = agentpb.NewAgentServiceClient(m.conn)
 	m.health = agentpb.NewHealthClient(m.conn)
@@ -117,7 +100,7 @@ func bootVM(t *testing.T, words string) *machine {
 
 // initrd is the image's ramdisk with this package's agent in the place of its
 // init: of two entries of one name the kernel takes the later.
-func (m *machine) initrd(path string) string {
+func (m *machine) initrd(dir, path string) string {
 	m.t.Helper()
 	agent, err := binary()
 	if err != nil {
@@ -136,7 +119,7 @@ func (m *machine) initrd(path string) string {
 	if err := cpio.Write(&overlay, []cpio.Entry{{Path: "init", Mode: 0o755, Data: program}}, time.Unix(0, 0)); err != nil {
 		m.t.Fatal(err)
 	}
-	out := filepath.Join(m.dir, "initrd.img")
+	out := filepath.Join(dir, "initrd.img")
 	if err := os.WriteFile(out, append(base, overlay.Bytes()...), 0o644); err != nil {
 		m.t.Fatal(err)
 	}
@@ -144,87 +127,33 @@ func (m *machine) initrd(path string) string {
 }
 
 // dial connects to a port of the guest, once something listens there.
-func (m *machine) dial(port int) (net.Conn, *bufio.Reader) {
+func (m *machine) dial(port uint32) net.Conn {
 	m.t.Helper()
-	deadline := time.Now().Add(bootTimeout)
-	for time.Now().Before(deadline) {
-		conn, err := net.Dial("unix", m.socket)
-		if err != nil {
-			m.t.Fatal(err)
+	ctx, cancel := context.WithTimeout(context.Background(), bootTimeout)
+	defer cancel()
+	for {
+		conn, err := m.vm.Dial(ctx, port)
+		if err == nil {
+			return conn
 		}
-		fmt.Fprintf(conn, "CONNECT %d\n", port)
-		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
-		r := bufio.NewReader(conn)
-		line, err := r.ReadString('\n')
-		if err == nil && strings.HasPrefix(line, "OK") {
-			_ = conn.SetReadDeadline(time.Time{})
-			return conn, r
-		}
-		conn.Close()
 		select {
 		case <-m.ended:
-			m.t.Fatal("the machine ended while it booted")
+			m.t.Fatalf("the machine ended while it booted: %v", err)
+		case <-ctx.Done():
+			m.t.Fatalf("nothing listens on port %d of the guest: %v", port, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	m.t.Fatalf("nothing listens on port %d of the guest", port)
-	return nil, nil
 }
 
-func (m *machine) client(port int) *ttrpc.Client {
+// plug hot-plugs a file as a read-only disk and returns its address.
+func (m *machine) plug(path, id string) string {
 	m.t.Helper()
-	conn, _ := m.dial(port)
-	return ttrpc.NewClient(conn)
-}
-
-func (m *machine) connectQMP() {
-	m.t.Helper()
-	var conn net.Conn
-	waitFor(m.t, func() (ok bool) {
-		var err error
-		conn, err = net.Dial("unix", m.dir+"/qmp.sock")
-		return err == nil
-	})
-	m.t.Cleanup(func() { conn.Close() })
-	m.qmp, m.reply = conn, bufio.NewReader(conn)
-	m.command("qmp_capabilities", nil)
-}
-
-// command runs a command of QEMU's.
-func (m *machine) command(name string, arguments any) {
-	m.t.Helper()
-	message := map[string]any{"execute": name}
-	if arguments != nil {
-		message["arguments"] = arguments
-	}
-	if err := json.NewEncoder(m.qmp).Encode(message); err != nil {
+	at, err := m.vm.HotplugDisk(m.ctx(), hypervisor.Disk{ID: id, Path: path, ReadOnly: true})
+	if err != nil {
 		m.t.Fatal(err)
 	}
-	for {
-		line, err := m.reply.ReadBytes('\n')
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		var answer struct{ Return, Error json.RawMessage }
-		if err := json.Unmarshal(line, &answer); err != nil {
-			m.t.Fatal(err)
-		}
-		if answer.Error != nil {
-			m.t.Fatalf("%s: %s", name, answer.Error)
-		}
-		if answer.Return != nil {
-			return
-		}
-	}
-}
-
-// plug hot-plugs a file as a read-only disk into a slot and returns its address.
-func (m *machine) plug(path string, slot int) string {
-	m.t.Helper()
-	id := fmt.Sprintf("disk%d", slot)
-	m.command("blockdev-add", map[string]any{"driver": "raw", "node-name": id, "read-only": true, "file": map[string]any{"driver": "file", "filename": path}})
-	m.command("device_add", map[string]any{"driver": "virtio-blk-pci", "id": id, "drive": id, "addr": fmt.Sprintf("%#x", slot)})
-	return fmt.Sprintf("0000:00:%02x.0", slot)
+	return at.String()
 }
 
 // layer is a layer file on the host.
