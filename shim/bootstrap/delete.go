@@ -71,10 +71,11 @@ func (m *Manager) clean(ctx context.Context, id, bundle string) error {
 	if kind == mounts.PodContainer {
 		return nil // the server, if there is one, is the sandbox's to end
 	}
-	if err := endServer(ctx, bundle, id, found); err != nil {
+	ended, err := endServer(ctx, bundle, id, found)
+	if err != nil {
 		return err
 	}
-	if address != "" && !shim.CanConnect(address) {
+	if address != "" && (ended || !shim.CanConnect(address)) {
 		return removeSocket(address)
 	}
 	return nil
@@ -82,33 +83,34 @@ func (m *Manager) clean(ctx context.Context, id, bundle string) error {
 
 // endServer sees the shim's server to its end, if it still runs. One that has
 // taken its sandbox down is about to end by itself; one that had not is killed.
-func endServer(ctx context.Context, bundle, id string, kill bool) error {
+// It reports whether the server is known to have ended.
+func endServer(ctx context.Context, bundle, id string, kill bool) (ended bool, err error) {
 	pid := pidFile(bundle)
 	if pid == 0 {
-		return nil
+		return false, nil
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
-		return nil
+		return true, nil
 	}
 	if err != nil {
-		return fmt.Errorf("end shim %d: %w", pid, err)
+		return false, fmt.Errorf("end shim %d: %w", pid, err)
 	}
 	defer func() { _ = unix.Close(fd) }()
 	if !isServer(pid, id) {
-		return nil
+		return true, nil
 	}
 	if !kill && awaitEnd(fd, exitTimeout) {
-		return nil
+		return true, nil
 	}
 	log.G(ctx).WithField("pid", pid).Warn("shim is killed")
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("end shim %d: %w", pid, err)
+	if err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return false, fmt.Errorf("end shim %d: %w", pid, err)
 	}
 	if !awaitEnd(fd, goneTimeout) {
-		return fmt.Errorf("end shim %d: it did not end in %v", pid, goneTimeout)
+		return false, fmt.Errorf("end shim %d: it did not end in %v", pid, goneTimeout)
 	}
-	return nil
+	return true, nil
 }
 
 // isServer reports whether a process is the server of the shim with the id: pids

@@ -309,6 +309,41 @@ func TestDeleteAfterTheShimWasKilled(t *testing.T) {
 	}
 }
 
+func TestDeleteAfterTheShimWasKilledDuringCreate(t *testing.T) {
+	hang := func(endpoint string) memory.Script {
+		return memory.Script{Faults: []memory.Fault{{Endpoint: endpoint, Do: "hang"}}}
+	}
+	for name, c := range map[string]struct {
+		script memory.Script
+		agent  string // the request that hangs
+	}{
+		"describing the machine": {script: hang("vm.create")},
+		"adding a card":          {script: hang("vm.add-net")},
+		"booting":                {script: hang("vm.boot")},
+		"waiting for the agent":  {script: memory.Script{Vsock: map[uint32]string{1024: "/nowhere"}}},
+		"preparing the guest":    {agent: "CreateSandbox"},
+		"plugging a layer":       {script: hang("vm.add-disk")},
+		"creating the container": {agent: "CreateContainer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, c.script)
+			network := h.namespaceWithLink()
+			s := h.pod("pod", netns("/run/netns/"+network))
+			if c.agent != "" {
+				defer s.agent.Hang(c.agent, 1)()
+			}
+			go s.tryCreate(h.ctx(), s.id, streams{}, h.layer("pause")) // its connection breaks
+			h.eventually("the VMM", func() bool { return len(h.vmms()) == 1 })
+			time.Sleep(100 * time.Millisecond) // on to where it hangs
+			killShim(h, s)
+			h.delete(s.id)
+			if links := h.ip("-n", network, "-o", "link"); strings.Contains(links, "kata") {
+				t.Errorf("left are %s", links)
+			}
+		})
+	}
+}
+
 func TestShimThatIsToldToEnd(t *testing.T) {
 	h := newHost(t, memory.Script{})
 	s := h.running()

@@ -38,6 +38,7 @@ type host struct {
 	sink      *sink
 	shims     []*shim
 	sandboxes []string
+	cgroups   []string // made by the story itself
 	mu        sync.Mutex
 }
 
@@ -189,6 +190,24 @@ func (h *host) bundle(id string, changes ...change) string {
 	return bundle
 }
 
+// makeCgroup makes the cgroup above those of the sandboxes, as kubelet does, and
+// removes it after the story. Otherwise the first sandbox makes it, and can
+// remove it only if it is the last.
+func (h *host) makeCgroup() {
+	h.t.Helper()
+	roots := []string{"/sys/fs/cgroup"}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		roots, _ = filepath.Glob("/sys/fs/cgroup/*")
+	}
+	for _, root := range roots {
+		dir := filepath.Join(root, h.prefix)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			h.t.Fatal(err)
+		}
+		h.cgroups = append(h.cgroups, dir)
+	}
+}
+
 // fifo makes a fifo for a stream.
 func (h *host) fifo(name string) string {
 	h.t.Helper()
@@ -230,6 +249,11 @@ func (h *host) end() {
 		s.disconnect()
 	}
 	h.sink.close()
+	for _, dir := range h.cgroups {
+		if err := unix.Rmdir(dir); err != nil {
+			h.t.Errorf("remove %s: %v", dir, err)
+		}
+	}
 	var left []string
 	deadline := time.Now().Add(3 * time.Second)
 	for left = h.left(); len(left) > 0 && time.Now().Before(deadline); left = h.left() {

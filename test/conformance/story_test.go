@@ -196,6 +196,24 @@ func TestPausesAndResumes(t *testing.T) {
 	h.wantEvent("resumed " + s.id)
 }
 
+func TestTwoPodsAtOnce(t *testing.T) {
+	h := newHost(t, memory.Script{})
+	h.makeCgroup()
+	a, b := h.pod("a"), h.pod("b")
+	for _, s := range []*shim{a, b} {
+		s.create(s.id, streams{}, h.layer("pause"))
+		s.run(s.id, "")
+	}
+	if len(h.vmms()) != 2 || a.pid == b.pid {
+		t.Errorf("%d VMMs, shims %d and %d", len(h.vmms()), a.pid, b.pid)
+	}
+	a.finish(a.id)
+	if state, err := b.State(h.ctx(), &taskapi.StateRequest{ID: b.id}); err != nil || state.Status != task.Status_RUNNING {
+		t.Errorf("the other is %v, %v", state, err)
+	}
+	b.finish(b.id)
+}
+
 func TestTwentyPodsOneAfterAnother(t *testing.T) {
 	h := newHost(t, memory.Script{})
 	for range 20 {
