@@ -131,6 +131,63 @@ func TestGuestRunsContainersOnVerifiedLayers(t *testing.T) {
 	}
 }
 
+func TestGuestLimitsAndWatches(t *testing.T) {
+	base := busyboxLayer(t, strings.Repeat("a", 64))
+	m := bootVM(t, debugConsole)
+	m.createSandbox()
+	at := m.plug(base.path, "base")
+	spec := m.podSpec("greedy", "/bin/sh", "-c", "read x; a=0123456789abcdef; while :; do a=$a$a; done")
+	spec.Linux.Resources.Memory.Limit = 16 << 20
+	spec.Linux.Seccomp = &agentpb.LinuxSeccomp{
+		DefaultAction: "SCMP_ACT_ALLOW", Architectures: []string{"SCMP_ARCH_X86_64"},
+		Syscalls: []*agentpb.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO"}},
+	}
+	if err := m.createOn("greedy", spec, []layer{base}, []string{at}); err != nil {
+		t.Fatal(err)
+	}
+	m.start("greedy")
+	m.exec("greedy", "e", "/bin/busybox", "sh", "-c", "busybox mkdir /x; echo $?; busybox grep NoNewPrivs /proc/self/status")
+	if got := m.readAll(m.ReadStdout, "greedy", "e"); !strings.Contains(got, "1\nNoNewPrivs:") {
+		t.Errorf("under the seccomp profile an exec shows %q", got)
+	}
+	m.wait("greedy", "e")
+	update := &agentpb.UpdateContainerRequest{ContainerId: "greedy", Resources: &agentpb.LinuxResources{Pids: &agentpb.LinuxPids{Limit: 77}, CPU: &agentpb.LinuxCPU{Quota: 50000, Period: 100000}}}
+	if _, err := m.UpdateContainer(m.ctx(), update); err != nil {
+		t.Error(err)
+	}
+	stats, err := m.StatsContainer(m.ctx(), &agentpb.StatsContainerRequest{ContainerId: "greedy"})
+	if err != nil || stats.GetCgroupStats().GetPidsStats().GetLimit() != 77 || stats.GetCgroupStats().GetMemoryStats().GetUsage().GetLimit() != 16<<20 {
+		t.Errorf("after the update stats are %v, %v", stats, err)
+	}
+	oom := make(chan string, 1)
+	go func() {
+		resp, _ := m.GetOOMEvent(m.ctx(), &agentpb.GetOOMEventRequest{})
+		oom <- resp.GetContainerId()
+	}()
+	m.write("greedy", "", "go\n")
+	if got := <-oom; got != "greedy" {
+		t.Errorf("the event names %q", got)
+	}
+	if got := m.wait("greedy", ""); got != 137 {
+		t.Errorf("status is %d, want 137", got)
+	}
+	m.remove("greedy")
+	tty := m.podSpec("tty", "/bin/sh")
+	tty.Process.Terminal = true
+	if err := m.createOn("tty", tty, []layer{base}, []string{at}); err != nil {
+		t.Fatal(err)
+	}
+	m.start("tty")
+	m.write("tty", "", "busybox tty; exit 4\n")
+	if got := m.readAll(m.ReadStdout, "tty", ""); !strings.Contains(got, "/dev/pts/0") {
+		t.Errorf("the terminal shows %q", got)
+	}
+	if got := m.wait("tty", ""); got != 4 {
+		t.Errorf("status is %d", got)
+	}
+	m.remove("tty")
+}
+
 func TestGuestRefusesWhatTheRootHashDoesNotCover(t *testing.T) {
 	base := busyboxLayer(t, strings.Repeat("a", 64))
 	m := bootVM(t, debugConsole)

@@ -28,30 +28,17 @@ const callTimeout = 30 * time.Second
 // busybox is the one program of the tests' root file system.
 const busybox = "/bin/busybox"
 
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "kata-agent-test-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "kata-agent")
-	cmd := exec.Command("go", "build", "-o", path, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return path, nil
-})
+// agentEnv makes the test binary be the agent. So the agent is under the race
+// detector with its tests, and a result is not cached when its code has changed.
+const agentEnv = "KATA_AGENT_TEST_IS_AGENT"
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if path, err := binary(); err == nil && built {
-		os.RemoveAll(filepath.Dir(path))
+	if os.Getenv(agentEnv) != "" {
+		main()
+		return
 	}
-	os.Exit(code)
+	os.Exit(m.Run())
 }
-
-var built bool
 
 // agent is the program running in namespaces of its own, and a connection to it.
 type agent struct {
@@ -99,16 +86,11 @@ func requirements(t *testing.T) {
 func startAgent(t *testing.T) *agent {
 	t.Helper()
 	requirements(t)
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	built = true
 	dir := t.TempDir()
 	a := &agent{t: t, socket: filepath.Join(dir, "agent.sock"), log: &lockedBuffer{}, exited: make(chan struct{})}
 	a.rootfs = makeRootfs(t, filepath.Join(dir, "rootfs"))
-	a.cmd = exec.Command(path, "-isolate")
-	a.cmd.Env = append(os.Environ(), "KATA_AGENT_SERVER_ADDR=unix://"+a.socket, "KATA_AGENT_LOG_LEVEL=debug")
+	a.cmd = exec.Command("/proc/self/exe", "-isolate")
+	a.cmd.Env = append(os.Environ(), agentEnv+"=1", "KATA_AGENT_SERVER_ADDR=unix://"+a.socket, "KATA_AGENT_LOG_LEVEL=debug")
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	if err := a.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -81,7 +81,7 @@ func bootVM(t *testing.T, words string) *machine {
 		close(m.ended)
 	}()
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || testing.Verbose() {
 			t.Logf("console of the guest:\n%s", m.vm.Console())
 		}
 		if err := m.vm.Stop(context.Background()); err != nil {
@@ -102,11 +102,12 @@ func bootVM(t *testing.T, words string) *machine {
 // init: of two entries of one name the kernel takes the later.
 func (m *machine) initrd(dir, path string) string {
 	m.t.Helper()
-	agent, err := binary()
-	if err != nil {
-		m.t.Fatal(err)
+	agent := filepath.Join(dir, "init")
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", agent, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		m.t.Fatalf("build the agent: %v: %s", err, out)
 	}
-	built = true
 	base, err := os.ReadFile(path)
 	if err != nil {
 		m.t.Fatal(err)

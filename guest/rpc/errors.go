@@ -3,6 +3,8 @@ package rpc
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -16,8 +18,10 @@ import (
 var errShutdown = status.Error(codes.Internal, `""`)
 
 // toStatus is the one place where a Go error becomes a status.
-func toStatus(ctx context.Context, u ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, call ttrpc.Method) (any, error) {
+func toStatus(ctx context.Context, u ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, call ttrpc.Method) (any, error) {
+	began := time.Now()
 	resp, err := call(ctx, u)
+	slog.Debug("answered", "rpc", info.FullMethod, "duration_ms", time.Since(began).Milliseconds(), "error", err)
 	if err == nil {
 		return resp, nil
 	}
