@@ -21,7 +21,7 @@ func TestListenReplacesASocketThatNobodyAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen(address); !errdefs.IsAlreadyExists(err) {
+	if _, err = listen(address); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("while one answers: %v", err)
 	}
 	old.(*net.UnixListener).SetUnlinkOnClose(false)

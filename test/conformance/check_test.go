@@ -4,9 +4,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -58,16 +58,22 @@ func (h *host) wantDisks(sandbox string, want ...string) {
 // the address of the pod's shim.
 func (s *shim) attach(id string, changes ...change) {
 	s.h.t.Helper()
+	if err := s.tryAttach(id, changes...); err != nil {
+		s.h.t.Fatal(err)
+	}
+}
+
+func (s *shim) tryAttach(id string, changes ...change) error {
+	s.h.t.Helper()
 	bundle := s.h.bundle(id, append([]change{inPod(s.id, id)}, changes...)...)
-	cmd := s.h.command(bundle, "-id", id, "start")
-	cmd.Stderr = os.Stderr
-	address, err := cmd.Output()
+	address, err := s.h.command(bundle, "-id", id, "start").Output()
 	if err != nil {
-		s.h.t.Fatalf("start %s: %v", id, err)
+		return fmt.Errorf("start %s: %w", id, err)
 	}
 	if want := "unix://" + socketOf(s.h.address, s.id); string(address) != want {
-		s.h.t.Fatalf("start %s answered %q, want %q", id, address, want)
+		return fmt.Errorf("start %s answered %q, want %q", id, address, want)
 	}
+	return nil
 }
 
 func isAlreadyExists(err error) bool { return errdefs.IsAlreadyExists(errgrpc.ToNative(err)) }

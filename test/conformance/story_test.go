@@ -25,7 +25,8 @@ func TestSingleContainer(t *testing.T) {
 	if err != nil || state.Status != task.Status_CREATED || state.Pid == 0 || state.ExitedAt != nil {
 		t.Fatalf("state after create: %v, %v", state, err)
 	}
-	if groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", state.Pid)); err != nil || !strings.Contains(string(groups), "/"+h.prefix+"/"+s.id+"\n") {
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", state.Pid))
+	if err != nil || !strings.Contains(string(groups), "/"+h.prefix+"/"+s.id+"\n") {
 		t.Errorf("the VMM runs in %s, %v", groups, err)
 	}
 	s.run(s.id, "")
