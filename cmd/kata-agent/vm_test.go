@@ -226,14 +226,3 @@ func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
-
-func waitFor(t *testing.T, what func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(callTimeout)
-	for !what() {
-		if time.Now().After(deadline) {
-			t.Fatal("waited in vain")
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}

@@ -126,6 +126,24 @@ func TestReadersTakeTurns(t *testing.T) {
 	}
 }
 
+func TestReaderThatLeavesTakesNoOutput(t *testing.T) {
+	p := start(t, 0, "cat")
+	in, out := streams(t, p)
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		if data, err := out.Read(ctx, 10); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("read %q, %v", data, err)
+		}
+		cancel()
+		if _, err := in.Write(t.Context(), []byte("kept")); err != nil {
+			t.Fatal(err)
+		}
+		if data, err := out.Read(t.Context(), 10); string(data) != "kept" || err != nil {
+			t.Errorf("read %q, %v", data, err)
+		}
+	}
+}
+
 func TestCloseWakesTheReader(t *testing.T) {
 	p := start(t, 0, "sleep 1000")
 	_, out := streams(t, p)
