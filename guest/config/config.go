@@ -17,9 +17,8 @@ const ConsolePort = 1026
 
 // Config is what the agent is told.
 type Config struct {
-	ServerAddress  string        // where to listen; see rpc.Listen
-	LogLevel       slog.Level    //
-	LogPort        uint32        // vsock port on which the log is sent too; 0 is none
+	ServerAddress  string // where to listen; see rpc.Listen
+	LogLevel       slog.Level
 	DebugConsole   bool          // serve a root shell
 	ConsolePort    uint32        // on this vsock port
 	HotplugTimeout time.Duration // how long to wait for a plugged disk
@@ -53,8 +52,6 @@ func (c *Config) set(key, value string, given bool) (err error) {
 		c.LogLevel, err = parseLevel(value)
 	case "agent.server_addr":
 		c.ServerAddress = value
-	case "agent.log_vport":
-		c.LogPort, err = parsePort(value)
 	case "agent.debug_console":
 		c.DebugConsole = true
 		if given {

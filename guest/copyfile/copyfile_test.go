@@ -80,6 +80,38 @@ func TestSymlinkOutOfTheDirectoryIsNotFollowed(t *testing.T) {
 	}
 }
 
+func TestOldVersionOfAVolumeGoes(t *testing.T) {
+	dir := t.TempDir()
+	f := New(dir)
+	link := func(target string) {
+		t.Helper()
+		r := request(dir+"/v/..data", target)
+		r.FileMode = unix.S_IFLNK | 0o777
+		if err := f.Copy(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, version := range []string{"..2026_1", "..2026_2"} {
+		if err := f.Copy(t.Context(), request(dir+"/v/"+version+"/token", version)); err != nil {
+			t.Fatal(err)
+		}
+		link(version)
+	}
+	link("..2026_2") // once more: it stays
+	if got, err := os.ReadFile(dir + "/v/..data/token"); string(got) != "..2026_2" || err != nil {
+		t.Errorf("the token is %q, %v", got, err)
+	}
+	if _, err := os.Stat(dir + "/v/..2026_1"); !os.IsNotExist(err) {
+		t.Errorf("the old version stays: %v", err)
+	}
+	link("..")
+	link("../..")
+	link("plain")
+	if _, err := os.Stat(dir); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOtherFileTypesAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	r := request(dir+"/x", "")
