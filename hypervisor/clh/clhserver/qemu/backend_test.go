@@ -195,18 +195,27 @@ func BenchmarkHotplug(b *testing.B) {
 	g := bootGuest(b, nil)
 	g.dial().Close()
 	path, _ := diskFile(b, "layer", 4096)
+	var answered, activated, removed time.Duration
 	n := 0
 	for b.Loop() {
 		id := fmt.Sprintf("layer-%d", n)
 		n++
+		start := time.Now()
 		if err := g.backend.AddDisk(b.Context(), clhserver.Disk{ID: id, Path: path, ReadOnly: true, At: at(5)}); err != nil {
 			b.Fatal(err)
 		}
+		answered += time.Since(start)
 		g.log.wait(b, "activated "+id)
+		activated += time.Since(start)
+		start = time.Now()
 		if err := g.backend.RemoveDevice(b.Context(), id); err != nil {
 			b.Fatal(err)
 		}
 		g.log.wait(b, "removed "+id)
+		removed += time.Since(start)
+	}
+	for name, d := range map[string]time.Duration{"ms-answered": answered, "ms-activated": activated, "ms-removed": removed} {
+		b.ReportMetric(float64(d.Microseconds())/1000/float64(n), name)
 	}
 }
 

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/hypervisor/clh"
+)
+
+// mainVariable makes the test binary clh-qemu, which the driver then starts.
+const mainVariable = "CLH_QEMU_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(mainVariable) != "" {
+		main()
+	}
+	os.Setenv(mainVariable, "1")
+	os.Exit(m.Run())
+}
+
+// launch has the driver start clh-qemu with the guest image's machine.
+func launch(t *testing.T, dir string) hypervisor.VM {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skipf("needs QEMU: %v", err)
+	}
+	guest := os.Getenv("KATA_CC_GUEST_DIR")
+	if guest == "" {
+		guest = filepath.Join("..", "..", ".cache", "guest")
+	}
+	guest, err := filepath.Abs(guest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := hypervisor.Spec{
+		ID: "sandbox", VCPUs: 1, MemoryMiB: 1024,
+		Kernel: filepath.Join(guest, "vmlinuz"), Initrd: filepath.Join(guest, "initrd.img"),
+	}
+	for _, path := range []string{spec.Kernel, spec.Initrd} {
+		if _, err := os.Stat(path); err != nil {
+			t.Skipf("needs the guest's %s: %v (KATA_CC_GUEST_DIR says where)", filepath.Base(path), err)
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm, err := clh.New(clh.Options{Path: self, Dir: dir}).Launch(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := vm.Stop(context.Background()); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("console:\n%s", vm.Console())
+		}
+	})
+	if err := vm.Boot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return vm
+}
+
+// agent dials the guest's agent until it listens.
+func agent(t *testing.T, vm hypervisor.VM) net.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		conn, err := vm.Dial(ctx, 1024)
+		if err == nil {
+			return conn
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("dial the agent: %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// children lists the processes that a process has started.
+func children(t *testing.T, pid int) (list []int) {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, word := range strings.Fields(string(text)) {
+			child, err := strconv.Atoi(word)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, child)
+		}
+	}
+	return list
+}
+
+// gone waits until pid runs no more; a zombie that nobody reaps does not run.
+func gone(pid int) bool {
+	for range 200 {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || strings.Contains(string(stat), ") Z ") || strings.Contains(string(stat), ") X ") {
+			return true
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return false
+}
+
+func TestLifeOfAMachine(t *testing.T) {
+	dir := t.TempDir()
+	vm := launch(t, dir)
+	agent(t, vm).Close()
+	layer := filepath.Join(t.TempDir(), "layer")
+	if err := os.WriteFile(layer, make([]byte, 8192), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"0000:00:04.0", "0000:00:05.0"} {
+		at, err := vm.HotplugDisk(t.Context(), hypervisor.Disk{ID: fmt.Sprintf("layer-%d", i), Path: layer, ReadOnly: true, Serial: "s"})
+		if err != nil || at.String() != want {
+			t.Errorf("disk %d at %s, %v; want %s", i, at, err, want)
+		}
+	}
+	if err := vm.UnplugDisk(t.Context(), "layer-0"); err != nil {
+		t.Errorf("unplug: %v", err)
+	}
+	pid := vm.Process().PID
+	processes := append(children(t, pid), pid)
+	if len(processes) < 2 {
+		t.Errorf("processes %v, want the VMM and QEMU", processes)
+	}
+	if err := vm.Stop(t.Context()); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	for _, p := range processes {
+		if !gone(p) {
+			t.Errorf("process %d is left", p)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+func TestNothingOutlivesAKill(t *testing.T) {
+	dir := t.TempDir()
+	vm := launch(t, dir)
+	agent(t, vm).Close()
+	process := vm.Process()
+	processes := children(t, process.PID)
+	if len(processes) == 0 {
+		t.Fatal("the VMM has started nothing")
+	}
+	if err := unix.Kill(process.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range processes {
+		if !gone(p) {
+			t.Errorf("process %d outlives the VMM", p)
+		}
+	}
+	if exit, err := vm.Wait(t.Context()); err != nil || !strings.Contains(exit.Reason, "killed") {
+		t.Errorf("exit %+v, %v", exit, err)
+	}
+	if err := clh.Reap(t.Context(), filepath.Join(dir, "sandbox"), process); err != nil {
+		t.Errorf("reap: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+func TestUnknownAccelerator(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "--api-socket", filepath.Join(t.TempDir(), "api.sock"))
+	cmd.Env = append(os.Environ(), accelVariable+"=xen")
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), `CLH_QEMU_ACCEL="xen"`) {
+		t.Errorf("%v, output %q; want exit status 2 and the variable named", err, out)
+	}
+}
