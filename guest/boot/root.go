@@ -58,10 +58,15 @@ func OpenConsole() {
 	}
 }
 
+// lastWords is how long the kernel's workers get to hand what was written last
+// (the answer to the host, lines on the console) to the devices.
+const lastWords = 20 * time.Millisecond
+
 // PowerOff writes everything out and switches the machine off. It returns only
 // if the kernel refuses.
 func PowerOff() error {
 	unix.Sync()
+	time.Sleep(lastWords)
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 

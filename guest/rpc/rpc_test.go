@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -76,6 +77,34 @@ func TestStatusOfErrors(t *testing.T) {
 	if creation(nil) != nil || invalidOrInternal(nil) != nil {
 		t.Error("success became an error")
 	}
+}
+
+// frame is a frame of ttrpc with size bytes of payload.
+func frame(kind byte, size int) []byte {
+	f := make([]byte, frameHeader+size)
+	binary.BigEndian.PutUint32(f, uint32(size))
+	f[frameType] = kind
+	return f
+}
+
+func FuzzFrames(f *testing.F) {
+	f.Add(3, uint16(5), 7)
+	f.Fuzz(func(t *testing.T, count int, size uint16, piece int) {
+		count, piece = max(count, 0)%20, max(piece, 0)%100+1
+		var wire []byte
+		for range count {
+			wire = append(append(wire, frame(typeResponse, int(size))...), frame(3, 1)...)
+		}
+		counter := frames{kind: typeResponse}
+		for len(wire) > 0 { // however the bytes come
+			n := min(piece, len(wire))
+			counter.pass(wire[:n])
+			wire = wire[n:]
+		}
+		if got := counter.seen.Load(); got != int64(count) {
+			t.Errorf("counted %d frames of %d bytes, want %d", got, size, count)
+		}
+	})
 }
 
 func TestOnline(t *testing.T) {

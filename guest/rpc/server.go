@@ -78,7 +78,8 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	agentpb.RegisterAgentServiceService(server, s)
 	agentpb.RegisterHealthService(server, s)
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(context.WithoutCancel(ctx), l) }()
+	counted := newCountedListener(l)
+	go func() { ended <- server.Serve(context.WithoutCancel(ctx), counted) }()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
@@ -87,8 +88,6 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	}
 	shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
-	if err := server.Shutdown(shutdown); err != nil {
-		return server.Close()
-	}
-	return nil
+	counted.waitAnswered(shutdown)
+	return server.Close()
 }
