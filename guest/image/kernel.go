@@ -19,13 +19,14 @@ var bootModules = []string{
 	"vmw_vsock_virtio_transport",
 	"dm_mod", "dm_verity", "sha256_ssse3",
 	"fuse", "overlay", "ext4",
+	"pvpanic_mmio", "pvpanic_pci", // tell the VMM of a panic: QEMU has the one, Cloud Hypervisor the other
 }
 
 // spareModules are in the image for modprobe: the agent loads them for a
 // request, the kernel for a mount.
 var spareModules = []string{
 	"erofs", "loop", "tun", "virtiofs", "virtio_console", "virtio_scsi",
-	"dm_crypt", "pvpanic_pci", "vsock_loopback",
+	"dm_crypt", "vsock_loopback",
 }
 
 // kernel is a kernel package, opened.
