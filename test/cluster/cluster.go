@@ -81,7 +81,7 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 		c.makeDirs, c.startRegistry, c.makeNetwork, c.makeCgroup, c.writeFiles, c.startSnapshotter, c.startContainerd,
 	}
 	for _, step := range steps {
-		if err := step(ctx, o); err != nil {
+		if err = step(ctx, o); err != nil {
 			return nil, fmt.Errorf("start cluster %s: %w", c.Dir, err)
 		}
 	}
