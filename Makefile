@@ -63,9 +63,8 @@ tools: ## build containerd, crictl and CNI plugins for the tests
 	cd test/tools && $(GO) build -o ../../$(TOOLS)/ tool
 	$(GO) build -trimpath -ldflags '-s -w' -o $(TOOLS)/ ./test/cluster/pause
 
-guest: ## fetch the kernel and build the guest image, fetch vhost-device-vsock
+guest: ## fetch the kernel and build the guest image
 	$(GO) run ./cmd/guest-image build -o $(GUEST)
-	$(GO) run ./cmd/guest-image tool vhost-device-vsock -o bin
 
 deps: ## install the Debian packages that are missing
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \

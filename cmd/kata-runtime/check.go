@@ -76,7 +76,7 @@ func (h host) configured(cfg *configuration.Config) []finding {
 		fs = append(fs, finding{true, true, "VMM " + cfg.Hypervisor.Path})
 	}
 	if isQEMU(cfg) {
-		fs = append(fs, h.helper(cfg.Hypervisor.Path, "qemu-system-x86_64"), h.helper(cfg.Hypervisor.Path, "vhost-device-vsock"))
+		fs = append(fs, h.helper(cfg.Hypervisor.Path, "qemu-system-x86_64"))
 	}
 	fs = append(fs, finding{true, true, "kernel " + cfg.Hypervisor.Kernel})
 	if cfg.Hypervisor.Initrd != "" {

@@ -17,7 +17,7 @@ func machine(t *testing.T) (host, *configuration.Config) {
 	if err := os.MkdirAll(filepath.Join(root, "dev/net"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"dev/net/tun", "vmm", "kernel", "initrd", "clh-qemu", "qemu-system-x86_64", "vhost-device-vsock"} {
+	for _, name := range []string{"dev/net/tun", "vmm", "kernel", "initrd", "clh-qemu", "qemu-system-x86_64"} {
 		if err := os.WriteFile(filepath.Join(root, name), []byte("x"), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -46,8 +46,8 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	for name, breakIt := range map[string]func(host, *configuration.Config) error{
 		"FAIL  taps for pods": func(h host, _ *configuration.Config) error { return os.Remove(filepath.Join(h.root, "dev/net/tun")) },
 		"cannot be run":       func(_ host, c *configuration.Config) error { return os.Chmod(c.Hypervisor.Path, 0) },
-		"FAIL  vhost-device-vsock is neither beside": func(h host, _ *configuration.Config) error {
-			return os.Remove(filepath.Join(h.root, "vhost-device-vsock"))
+		"FAIL  qemu-system-x86_64 is neither beside": func(h host, _ *configuration.Config) error {
+			return os.Remove(filepath.Join(h.root, "qemu-system-x86_64"))
 		},
 		"FAIL  no hardware virtualization": func(h host, c *configuration.Config) error {
 			c.Hypervisor.Path = filepath.Join(h.root, "vmm")
