@@ -112,6 +112,12 @@ func TestEndsOfAGuest(t *testing.T) {
 			g := bootGuest(t, nil)
 			conn := g.dial()
 			defer conn.Close()
+			if command == "panic" {
+				const driver = "/sys/bus/platform/drivers/pvpanic-mmio/QEMU0001:00"
+				if missing := g.say(conn, "has %s", driver); missing != nil {
+					t.Skipf("needs the module pvpanic-mmio in the guest image: %s", missing)
+				}
+			}
 			fmt.Fprintln(conn, command)
 			io.Copy(io.Discard, conn) // the stream ends with the guest
 			g.log.wait(t, event)

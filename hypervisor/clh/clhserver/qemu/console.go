@@ -39,7 +39,7 @@ func (s *consoles) open(name string, c clhserver.Console) (*os.File, error) {
 		defer ours.Close()
 		if _, err := io.Copy(c.Out, ours); err != nil {
 			// The reader is gone. The guest goes on, and must not block on us.
-			io.Copy(io.Discard, ours)
+			_, _ = io.Copy(io.Discard, ours)
 		}
 	})
 	return theirs, nil

@@ -155,7 +155,7 @@ func (m *machine) end(ctx context.Context) error {
 	m.asked.Store(true)
 	quit, cancel := context.WithTimeout(ctx, quitTimeout)
 	defer cancel()
-	m.monitor.Run(quit, "quit", nil, nil) // fails only if it has ended
+	_ = m.monitor.Run(quit, "quit", nil, nil) // fails only if it has ended
 	select {
 	case <-m.qemu.done:
 	case <-quit.Done():

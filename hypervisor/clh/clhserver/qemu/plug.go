@@ -34,13 +34,13 @@ func (m *machine) addNet(ctx context.Context, n clhserver.Net) (err error) {
 			return
 		}
 		for _, fd := range fds { // those that QEMU has not taken
-			m.run(context.WithoutCancel(ctx), "closefd", map[string]string{"fdname": fd}, nil)
+			_ = m.run(context.WithoutCancel(ctx), "closefd", map[string]string{"fdname": fd}, nil)
 		}
 	}()
 	for i, tap := range n.Taps {
 		fd := fmt.Sprintf("%s-%d", name, i)
 		fds = append(fds, fd)
-		if err := m.give(ctx, fd, tap); err != nil {
+		if err = m.give(ctx, fd, tap); err != nil {
 			m.forget(name)
 			return err
 		}

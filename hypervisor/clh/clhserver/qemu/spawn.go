@@ -56,10 +56,10 @@ func (s *spawner) close() {
 func dropPrivileges() {
 	for c := range uintptr(unix.CAP_LAST_CAP + 1) {
 		if c != unix.CAP_DAC_READ_SEARCH {
-			unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+			_ = unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
 		}
 	}
-	unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	_ = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 }
 
 // process is a child. What it writes to stderr is kept for the error that tells

@@ -8,6 +8,7 @@
 //	net          one line a network card: its device directory and address
 //	read N       the first byte count and SHA-256 of /dev/N
 //	addr N A     gives the network card N the IPv4 address A (with prefix length)
+//	has F        fails if the guest has no file F
 //	poweroff, reboot, panic
 //
 // Every answer ends with an empty line. What comes on UDP port 7
@@ -30,10 +31,8 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Println("testguest:", err)
-	}
-	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	fmt.Println("testguest:", run())
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
 func run() error {
@@ -95,7 +94,7 @@ func echoStreams(l net.Listener) {
 		}
 		go func() {
 			defer c.Close()
-			io.Copy(c, c)
+			_, _ = io.Copy(c, c)
 		}()
 	}
 }
@@ -111,7 +110,7 @@ func echo() {
 		if err != nil {
 			return
 		}
-		conn.WriteTo(b[:n], from)
+		_, _ = conn.WriteTo(b[:n], from)
 	}
 }
 
@@ -141,6 +140,9 @@ func command(words []string) (string, error) {
 		return sum("/dev/" + words[1])
 	case words[0] == "addr" && len(words) == 3:
 		return "", setAddress(words[1], words[2])
+	case words[0] == "has" && len(words) == 2:
+		_, err := os.Stat(words[1])
+		return "", err
 	case words[0] == "poweroff":
 		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	case words[0] == "reboot":

@@ -42,7 +42,7 @@ func parseMemTable(payload []byte, files []*os.File) (mem memory, err error) {
 			return mem, errors.New("vhost-user: memory table is cut short")
 		}
 		var st unix.Stat_t
-		if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		if err = unix.Fstat(int(file.Fd()), &st); err != nil {
 			return mem, fmt.Errorf("vhost-user: memory region: %w", err)
 		}
 		end := offset + size

@@ -113,9 +113,12 @@ func takeFiles(rights []byte) (files []*os.File, err error) {
 		}
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)
-			// Eventfds are waited for by the runtime's poller.
-			unix.SetNonblock(fd, true)
+			// Eventfds are waited for by the runtime's poller; memory does not mind.
+			err = errors.Join(err, unix.SetNonblock(fd, true))
 			files = append(files, os.NewFile(uintptr(fd), "vhost-user"))
+		}
+		if err != nil {
+			return files, fmt.Errorf("vhost-user: descriptor: %w", err)
 		}
 	}
 	return files, nil

@@ -131,7 +131,7 @@ func (r *ring) notify() {
 		return
 	}
 	one := [8]byte{1}
-	r.call.Write(one[:]) // cannot fail before 2^64 notifications
+	_, _ = r.call.Write(one[:]) // cannot fail before 2^64 notifications
 }
 
 // gather copies from buffers to b and gives the number of bytes.

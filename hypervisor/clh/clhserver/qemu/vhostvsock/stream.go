@@ -111,8 +111,8 @@ func hungUp(socket *net.UnixConn) (yes bool) {
 	}
 	err = raw.Control(func(fd uintptr) {
 		fds := []unix.PollFd{{Fd: int32(fd)}}
-		n, err := unix.Poll(fds, 0)
-		yes = err == nil && n == 1 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+		n, failed := unix.Poll(fds, 0)
+		yes = failed == nil && n == 1 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
 	})
 	return yes || err != nil
 }
