@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -137,6 +138,42 @@ func TestEndsOfAGuest(t *testing.T) {
 				t.Errorf("shutdown of a machine that is off: %v", err)
 			}
 		})
+	}
+}
+
+func TestConsolesProcessorsMemory(t *testing.T) {
+	const size = 5 << 30 // more than what fits below the PCI hole
+	virtio := new(output)
+	g := bootGuest(t, func(m *clhserver.Machine) {
+		m.VCPUs, m.Memory = 2, size
+		m.Virtio = clhserver.Console{Out: virtio, At: at(4)}
+	})
+	conn := g.dial()
+	defer conn.Close()
+	if got := g.say(conn, "cpus"); fmt.Sprint(got) != "[2]" {
+		t.Errorf("processors %s, want 2", got)
+	}
+	if got, err := strconv.Atoi(strings.Join(g.say(conn, "memory"), "")); err != nil || got > size || got < size*9/10 {
+		t.Errorf("memory %d, %v; want a little less than %d", got, err, size)
+	}
+	for device, o := range map[string]*output{"/dev/ttyS0": g.console, "/dev/hvc0": virtio} {
+		if missing := g.say(conn, "has %s", device); missing != nil {
+			t.Logf("not tested: %s", missing)
+			continue
+		}
+		if answer := g.say(conn, "print %s words-for-%s", device, filepath.Base(device)); answer != nil {
+			t.Errorf("write to %s: %s", device, answer)
+		}
+		want := "words-for-" + filepath.Base(device)
+		for range 100 {
+			if strings.Contains(o.String(), want) {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if !strings.Contains(o.String(), want) {
+			t.Errorf("%s printed %q, want %q in it", device, o, want)
+		}
 	}
 }
 

@@ -9,6 +9,8 @@
 //	read N       the first byte count and SHA-256 of /dev/N
 //	addr N A     gives the network card N the IPv4 address A (with prefix length)
 //	has F        fails if the guest has no file F
+//	print F W    writes the word W and a newline to F
+//	cpus, memory the number of processors, the bytes of memory
 //	poweroff, reboot, panic
 //
 // Every answer ends with an empty line. What comes on UDP port 7
@@ -23,6 +25,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/mdlayher/vsock"
@@ -143,6 +146,14 @@ func command(words []string) (string, error) {
 	case words[0] == "has" && len(words) == 2:
 		_, err := os.Stat(words[1])
 		return "", err
+	case words[0] == "print" && len(words) == 3:
+		return "", os.WriteFile(words[1], []byte(words[2]+"\n"), 0)
+	case words[0] == "cpus":
+		return fmt.Sprintln(runtime.NumCPU()), nil
+	case words[0] == "memory":
+		var info unix.Sysinfo_t
+		err := unix.Sysinfo(&info)
+		return fmt.Sprintln(info.Totalram * uint64(info.Unit)), err
 	case words[0] == "poweroff":
 		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	case words[0] == "reboot":
