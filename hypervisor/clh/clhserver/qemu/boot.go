@@ -23,45 +23,12 @@ func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhs
 	vm := &machine{events: e, names: newNames(), plugs: make(chan plugged), ended: make(chan struct{})}
 	defer vm.back.OnError(ctx, &err)
 
-	var ch channels
-	var theirs []*os.File // the ends that QEMU inherits
-	closeTheirs := func() {
-		for _, f := range theirs {
-			f.Close()
-		}
-		theirs = nil
-	}
-	defer closeTheirs()
-	inherit := func(f *os.File) *os.File {
-		if f != nil {
-			theirs = append(theirs, f)
-		}
-		return f
-	}
-	if m.Vsock != nil {
-		var control *os.File
-		if control, err = vm.startVsock(*m.Vsock); err != nil {
-			return nil, fmt.Errorf("vsock device %s: %w", m.Vsock.ID, err)
-		}
-		ch.vsock = inherit(control)
-	}
-	ours, monitor, err := socketPair("monitor")
+	ch, monitor, err := vm.openChannels(m)
+	defer ch.close()
 	if err != nil {
 		return nil, err
 	}
-	defer ours.Close()
-	ch.monitor = inherit(monitor)
-	serial, err := vm.consoles.open("serial console", m.Serial)
-	if err != nil {
-		return nil, err
-	}
-	ch.serial = inherit(serial)
-	virtio, err := vm.consoles.open("virtio console", m.Virtio)
-	if err != nil {
-		return nil, err
-	}
-	ch.virtio = inherit(virtio)
-
+	defer monitor.Close()
 	line, err := commandLine(m, o.Accel, ch, vm.names, images)
 	if err != nil {
 		return nil, err
@@ -69,9 +36,9 @@ func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhs
 	if vm.qemu, err = s.start(o.QEMU, line.args, line.files); err != nil {
 		return nil, err
 	}
-	closeTheirs() // else the monitor would not end with QEMU, as ours would keep it open
+	ch.close() // else the monitor would not end with QEMU
 	vm.back.Add(func(context.Context) error { vm.qemu.kill(); return nil })
-	if err := vm.connect(ctx, ours); err != nil {
+	if err := vm.connect(ctx, monitor); err != nil {
 		return nil, err
 	}
 	go vm.watch()
@@ -79,6 +46,25 @@ func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhs
 		vm.expectActivation(p)
 	}
 	return vm, nil
+}
+
+// openChannels makes the sockets between QEMU and this process and starts to
+// serve all but the monitor, whose end it gives. After an error too, what is in
+// ch is the caller's to close.
+func (m *machine) openChannels(spec clhserver.Machine) (ch channels, monitor *os.File, err error) {
+	if spec.Vsock != nil {
+		if ch.vsock, err = m.startVsock(*spec.Vsock); err != nil {
+			return ch, nil, fmt.Errorf("vsock device %s: %w", spec.Vsock.ID, err)
+		}
+	}
+	if ch.serial, err = m.consoles.open("serial console", spec.Serial); err != nil {
+		return ch, nil, err
+	}
+	if ch.virtio, err = m.consoles.open("virtio console", spec.Virtio); err != nil {
+		return ch, nil, err
+	}
+	monitor, ch.monitor, err = socketPair("monitor")
+	return ch, monitor, err
 }
 
 // startVsock starts the device in this process and gives QEMU's end of it.

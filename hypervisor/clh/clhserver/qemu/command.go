@@ -43,6 +43,17 @@ type channels struct {
 	vsock   *os.File // the vhost-user control socket; nil: no vsock
 }
 
+// close closes QEMU's ends here; it has its own by then. It may be called more
+// than once.
+func (c *channels) close() {
+	for _, f := range []**os.File{&c.monitor, &c.serial, &c.virtio, &c.vsock} {
+		if *f != nil {
+			(*f).Close()
+			*f = nil
+		}
+	}
+}
+
 // memory is the guest's memory. It is shared because the vsock device, another
 // process, reads and writes the guest's queues in it.
 type memory struct {
