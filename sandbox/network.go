@@ -4,14 +4,16 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/containerd/log"
+
 	"github.com/kata-cc/kata-cc/agentclient"
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/network"
 )
 
 // configureNetwork makes the guest take over the addresses, routes and
-// neighbours of the pod's network namespace. Generated policies refuse
-// neighbours, so none are sent where there are none.
+// neighbours of the pod's network namespace. The guest finds its neighbours by
+// itself too, so a policy or an agent that does not take them stops no pod.
 func configureNetwork(ctx context.Context, agent *agentclient.Client, n *network.Network) error {
 	for _, i := range n.Interfaces {
 		if _, err := agent.UpdateInterface(ctx, &agentpb.UpdateInterfaceRequest{Interface: guestInterface(i)}); err != nil {
@@ -32,7 +34,11 @@ func configureNetwork(ctx context.Context, agent *agentclient.Client, n *network
 		for _, h := range n.Neighbors {
 			neighbors.ARPNeighbors = append(neighbors.ARPNeighbors, guestNeighbor(h))
 		}
-		if err := agent.AddARPNeighbors(ctx, &agentpb.AddARPNeighborsRequest{Neighbors: neighbors}); err != nil {
+		err := agent.AddARPNeighbors(ctx, &agentpb.AddARPNeighborsRequest{Neighbors: neighbors})
+		switch {
+		case agentclient.IsDenied(err), agentclient.IsUnsupported(err):
+			log.G(ctx).WithError(err).Warnf("the guest goes without %d neighbours", len(n.Neighbors))
+		case err != nil:
 			return fmt.Errorf("configure %d neighbours: %w", len(n.Neighbors), err)
 		}
 	}

@@ -2,8 +2,12 @@ package conformance
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/memory"
@@ -74,6 +78,37 @@ func TestPodHasItsNetwork(t *testing.T) {
 			if qdiscs := h.ip("netns", "exec", name, "tc", "qdisc", "show", "dev", "eth0"); strings.Contains(qdiscs, "ingress") || strings.Contains(qdiscs, "clsact") {
 				t.Errorf("left are %s", qdiscs)
 			}
+		})
+	}
+}
+
+// Generated policies refuse neighbours, and a gateway becomes one at any time:
+// the pod goes without.
+func TestNeighborsThatAreRefusedDoNotStopAPod(t *testing.T) {
+	for name, refusal := range map[string]error{
+		"by policy":        status.Error(codes.PermissionDenied, `"AddARPNeighborsRequest is blocked by policy: "`),
+		"by an old agent":  status.Error(codes.Unimplemented, "AddARPNeighbors"),
+		"by a broken link": status.Error(codes.Internal, "no such device"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, memory.Script{})
+			ns := h.namespaceWithLink()
+			h.ip("-n", ns, "neigh", "add", "192.0.2.1", "lladdr", "02:00:00:00:00:01", "dev", "eth0", "nud", "permanent")
+			s := h.pod("pod", netns("/run/netns/"+ns))
+			s.agent.Fail("AddARPNeighbors", 1, refusal)
+			if name == "by a broken link" {
+				if err := s.tryCreate(t.Context(), s.id, streams{}, h.layer("pause")); err == nil || !strings.Contains(err.Error(), "no such device") {
+					t.Errorf("Create answered %v", err)
+				}
+				s.giveUp()
+				return
+			}
+			s.create(s.id, streams{}, h.layer("pause"))
+			s.run(s.id, "")
+			if !slices.Contains(s.agent.Names(), "AddARPNeighbors") {
+				t.Error("no neighbours were sent")
+			}
+			s.finish(s.id)
 		})
 	}
 }
