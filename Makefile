@@ -54,6 +54,7 @@ lint: linters ## gofmt, vet, shadow, staticcheck, errcheck, import rule
 
 generate: linters ## regenerate the checked-in generated code
 	protogen -I agentclient/agentpb -out agentclient/agentpb -plugin $(TOOLS)/protoc-gen-go -plugin $(TOOLS)/protoc-gen-go-ttrpc $(notdir $(wildcard agentclient/agentpb/*.proto))
+	protogen -I shim/sandboxpb -out shim/sandboxpb -plugin $(TOOLS)/protoc-gen-go -plugin $(TOOLS)/protoc-gen-go-ttrpc sandbox.proto
 	cd hypervisor/clh/api && oapi-codegen -config oapi-codegen.yaml ../openapi.yaml
 
 linters:

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/kata-cc/kata-cc/configuration"
 	"github.com/kata-cc/kata-cc/hypervisor"
@@ -84,7 +85,10 @@ func (s *Service) create(ctx context.Context, t *task, r *taskapi.CreateTaskRequ
 	if err != nil {
 		return nil, err
 	}
-	config, err := s.configure(ctx, r)
+	if p, poderr := s.podOf(sandboxID); poderr == nil {
+		p.files.addTo(spec)
+	}
+	config, err := s.configure(ctx, r.Options)
 	if err != nil {
 		return nil, err
 	}
@@ -138,14 +142,14 @@ func (s *Service) bringUp(ctx context.Context, sb *sandbox.Sandbox, spec *specs.
 
 // configure loads the configuration at the first Create, from the file that
 // containerd's options name.
-func (s *Service) configure(ctx context.Context, r *taskapi.CreateTaskRequest) (*configuration.Config, error) {
+func (s *Service) configure(ctx context.Context, options *anypb.Any) (*configuration.Config, error) {
 	s.mu.Lock()
 	c := s.config
 	s.mu.Unlock()
 	if c != nil {
 		return c, nil
 	}
-	explicit, err := configPath(r.Options)
+	explicit, err := ConfigPath(options)
 	if err != nil {
 		return nil, err
 	}

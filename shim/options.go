@@ -10,10 +10,10 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// configPath returns the path of the configuration file that containerd's
+// ConfigPath returns the path of the configuration file that containerd's
 // runtime options name; empty if they name none. The options of runc, which ctr
 // sends whatever the runtime, are accepted and mean nothing.
-func configPath(options *anypb.Any) (string, error) {
+func ConfigPath(options *anypb.Any) (string, error) {
 	if options == nil || options.TypeUrl == "" {
 		return "", nil
 	}

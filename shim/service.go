@@ -1,4 +1,4 @@
-// Package shim serves containerd's task API for one sandbox: requests in, events
+// Package shim serves containerd's task and sandbox APIs for one sandbox: requests in, events
 // and status codes out. What is done, and in which order, is sandbox's business;
 // this package knows bundles, streams on the host, and the words of the API.
 //
@@ -25,6 +25,7 @@ import (
 	"github.com/kata-cc/kata-cc/configuration"
 	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/sandbox"
+	"github.com/kata-cc/kata-cc/shim/sandboxpb"
 )
 
 // NewLauncher makes the launcher of machines that a configuration asks for.
@@ -53,6 +54,7 @@ type Service struct {
 	config  *configuration.Config
 	tasks   map[string]*task
 	gone    tombstones
+	pod     *pod // nil unless the sandbox was made by the sandbox API
 	exiting bool
 }
 
@@ -70,6 +72,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 // RegisterTTRPC implements what containerd's shim library expects of a service.
 func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
 	taskapi.RegisterTaskService(server, s)
+	sandboxpb.RegisterSandboxService(server, sandboxAPI{s})
 	return nil
 }
 
@@ -176,21 +179,28 @@ func (s *Service) CloseIO(_ context.Context, r *taskapi.CloseIORequest) (*emptyp
 }
 
 // Shutdown implements the API. It does nothing while there are containers: each
-// container of a pod is shut down by itself, and only the last ends the shim.
+// container of a pod is shut down by itself, and only the last ends the shim. A
+// sandbox of the sandbox API outlives its containers.
 func (s *Service) Shutdown(ctx context.Context, _ *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	s.mu.Lock()
-	if len(s.tasks) > 0 || s.exiting {
+	if len(s.tasks) > 0 || s.exiting || s.pod != nil {
 		s.mu.Unlock()
 		return &emptypb.Empty{}, nil
 	}
 	s.exiting = true
 	s.mu.Unlock()
+	s.shutdown(ctx)
+	return &emptypb.Empty{}, nil
+}
+
+// shutdown stops the sandbox and ends the shim a little later. Its caller has set
+// exiting.
+func (s *Service) shutdown(ctx context.Context) {
 	if err := s.stopSandbox(ctx); err != nil {
 		log.G(ctx).WithError(err).Error("sandbox was not stopped; what is left is for delete to remove")
 	}
 	removeSocket(ctx) // now, so that a shim of the same id may start as soon as this is answered
 	time.AfterFunc(replyDelay, s.o.Exit)
-	return &emptypb.Empty{}, nil
 }
 
 func (s *Service) stopSandbox(ctx context.Context) error {

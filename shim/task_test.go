@@ -48,15 +48,15 @@ func TestConfigPath(t *testing.T) {
 		"containerd.linux.runc.CreateOptions":               "",
 		"":                                                  "",
 	} {
-		if got, err := configPath(&anypb.Any{TypeUrl: kind, Value: value}); err != nil || got != want {
+		if got, err := ConfigPath(&anypb.Any{TypeUrl: kind, Value: value}); err != nil || got != want {
 			t.Errorf("%q: %q, %v; want %q", kind, got, err, want)
 		}
 	}
-	if got, err := configPath(nil); err != nil || got != "" {
+	if got, err := ConfigPath(nil); err != nil || got != "" {
 		t.Errorf("none: %q, %v", got, err)
 	}
 	for _, bad := range []*anypb.Any{{TypeUrl: "some.Options"}, {TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}}} {
-		if _, err := configPath(bad); !errdefs.IsInvalidArgument(err) {
+		if _, err := ConfigPath(bad); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}
@@ -65,7 +65,7 @@ func TestConfigPath(t *testing.T) {
 func FuzzConfigPath(f *testing.F) {
 	f.Add("runtimeoptions.v1.Options", []byte{0x12, 1, 'a'})
 	f.Fuzz(func(t *testing.T, kind string, value []byte) {
-		path, err := configPath(&anypb.Any{TypeUrl: kind, Value: value})
+		path, err := ConfigPath(&anypb.Any{TypeUrl: kind, Value: value})
 		if err != nil && (path != "" || !errdefs.IsInvalidArgument(err)) {
 			t.Errorf("%q with %v", path, err)
 		}

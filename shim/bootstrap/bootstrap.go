@@ -50,7 +50,9 @@ func (m *Manager) Name() string { return m.Runtime }
 // sandbox.
 func (m *Manager) Start(ctx context.Context, id string, o shim.StartOpts) (_ string, err error) {
 	annotations, err := readAnnotations(".")
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		annotations = nil // a sandbox of the sandbox API, which has no specification
+	} else if err != nil {
 		return "", err
 	}
 	kind, sandboxID, err := mounts.Identify(annotations, id)
@@ -126,6 +128,10 @@ func serve(ctx context.Context, id string, o shim.StartOpts, l *net.UnixListener
 	if err != nil {
 		return 0, err
 	}
+	config, err := configFile(os.Stdin)
+	if err != nil {
+		return 0, err
+	}
 	socket, err := l.File()
 	if err != nil {
 		return 0, err
@@ -139,6 +145,9 @@ func serve(ctx context.Context, id string, o shim.StartOpts, l *net.UnixListener
 	}
 	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=2")
+	if config != "" {
+		cmd.Env = append(cmd.Env, envConfig+"="+config)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.ExtraFiles = []*os.File{socket}
 	if err := startScheduled(cmd); err != nil {

@@ -55,6 +55,9 @@ func (m *Manager) clean(ctx context.Context, id, bundle string) error {
 		return err
 	}
 	address, err := shim.ReadAddress(filepath.Join(bundle, "address"))
+	if err != nil && kind == mounts.PodContainer { // start did not get that far: the pod's bundle is beside this one
+		address, err = shim.ReadAddress(filepath.Join(bundle, "..", sandboxID, "address"))
+	}
 	if err != nil {
 		address = ""
 	}

@@ -30,6 +30,10 @@ import (
 // Handler is the CRI runtime handler of confidential pods.
 const Handler = "kata-cc"
 
+// SandboxHandler is the same, but containerd makes its pods by the sandbox API,
+// without a pause container.
+const SandboxHandler = "kata-cc-sandbox"
+
 // Options say how a cluster differs from the usual one.
 type Options struct {
 	VMM VMM // zero: ChooseVMM("")
@@ -210,11 +214,32 @@ func (c *Cluster) RestartSnapshotter(ctx context.Context) error {
 }
 
 func (c *Cluster) startContainerd(ctx context.Context, _ Options) error {
-	d, err := startDaemon(ctx, c.Env(), c.dir("log/containerd.log"), c.socket(),
-		filepath.Join(c.Paths.Tools, "containerd"), "--config", c.dir("containerd.toml"))
+	d, err := c.runContainerd(ctx)
 	if err = c.own(d, err); err != nil {
 		return err
 	}
+	return c.awaitCRI(ctx)
+}
+
+func (c *Cluster) runContainerd(ctx context.Context) (*daemon, error) {
+	return startDaemon(ctx, c.Env(), c.dir("log/containerd.log"), c.socket(),
+		filepath.Join(c.Paths.Tools, "containerd"), "--config", c.dir("containerd.toml"))
+}
+
+// RestartContainerd ends containerd, calls meanwhile, and starts it again on the
+// same data. What the shims run goes on.
+func (c *Cluster) RestartContainerd(ctx context.Context, meanwhile func()) error {
+	i := slices.IndexFunc(c.daemons, func(d *daemon) bool { return d.name == "containerd" })
+	if err := c.daemons[i].stop(); err != nil {
+		return err
+	}
+	meanwhile()
+	d, err := c.runContainerd(ctx)
+	if err != nil {
+		return err
+	}
+	c.daemons[i] = d
+	c.undo.Add(func(context.Context) error { return d.stop() })
 	return c.awaitCRI(ctx)
 }
 

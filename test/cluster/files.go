@@ -59,6 +59,10 @@ temp = '{{.Dir}}/root/tmp'
       runtime_type = 'io.containerd.kata-cc.v2'
       snapshotter = 'tardev'
       privileged_without_host_devices = true
+{{- if eq $handler $.SandboxHandler}}
+      sandboxer = 'shim'
+      disable_pause_image_pull = true
+{{- end}}
       pod_annotations = ['io.katacontainers.*']
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{{$handler}}.options]
         ConfigPath = '{{$config}}'
@@ -67,7 +71,7 @@ temp = '{{.Dir}}/root/tmp'
 
 // writeFiles writes every configuration file of the cluster.
 func (c *Cluster) writeFiles(_ context.Context, o Options) error {
-	handlers := map[string]Kata{Handler: nil}
+	handlers := map[string]Kata{Handler: nil, SandboxHandler: nil}
 	maps.Copy(handlers, o.Handlers)
 	configs, files := map[string]string{}, map[string]string{}
 	for handler, kata := range handlers {
@@ -78,6 +82,7 @@ func (c *Cluster) writeFiles(_ context.Context, o Options) error {
 	err := containerdConfig.Execute(&containerd, map[string]any{
 		"Dir": c.Dir, "Socket": c.socket(), "TardevSocket": c.tardevSocket(),
 		"Tools": c.Paths.Tools, "Pause": PauseImage, "Handlers": configs,
+		"SandboxHandler": SandboxHandler,
 	})
 	if err != nil {
 		return err

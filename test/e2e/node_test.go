@@ -133,7 +133,13 @@ type pod struct {
 // runPod starts a pod, which is removed when the test ends.
 func runPod(t *testing.T, c *cluster.Cluster, name string) *pod {
 	t.Helper()
-	p := &pod{Cluster: c, t: t, spec: cluster.Pod{Name: name}}
+	return startPod(t, c, cluster.Pod{Name: name})
+}
+
+// startPod is runPod for a pod with more than a name.
+func startPod(t *testing.T, c *cluster.Cluster, spec cluster.Pod) *pod {
+	t.Helper()
+	p := &pod{Cluster: c, t: t, spec: spec}
 	var err error
 	if p.sandbox, err = c.RunPod(t.Context(), p.spec); err != nil {
 		t.Fatal(err)

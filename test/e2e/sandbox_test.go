@@ -1,0 +1,82 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/kata-cc/kata-cc/test/cluster"
+)
+
+// containerd makes the pod by the sandbox API: there is no pause container, and
+// the containers come into the machine that is there.
+func TestSandboxAPI(t *testing.T) {
+	c := start(t)
+	p := startPod(t, c, cluster.Pod{Name: "sandboxed", Handler: cluster.SandboxHandler})
+	first := p.run(cluster.Container{Name: "first"})
+	second := p.run(cluster.Container{Name: "second"})
+	if n := len(p.disks()); n != 2 {
+		t.Errorf("the machine has %d disks, want the two layers of the image: %v", n, p.disks())
+	}
+	if out := p.exec(first, "hostname"); strings.TrimSpace(out) != "sandboxed" {
+		t.Errorf("the host's name is %q", out)
+	}
+	p.exec(first, "sh", "-c", "echo from first > /dev/shm/shared")
+	if out := p.exec(second, "cat", "/dev/shm/shared"); out != "from first\n" {
+		t.Errorf("the containers do not share memory: %q", out)
+	}
+	for _, file := range []string{"/etc/hosts", "/etc/resolv.conf", "/etc/hostname"} {
+		p.exec(second, "cat", file)
+	}
+	if out := p.exec(first, "ping", "-c", "1", c.Gateway()); !strings.Contains(out, "1 packets received") {
+		t.Errorf("no network: %s", out)
+	}
+	if err := c.RestartContainerd(t.Context(), func() {}); err != nil {
+		t.Fatal(err)
+	}
+	if out := p.exec(second, "cat", "/dev/shm/shared"); out != "from first\n" {
+		t.Errorf("after a restart of containerd: %q", out)
+	}
+	p.remove()
+}
+
+// containerd is restarted in the middle of every phase of a container.
+func TestContainerdRestart(t *testing.T) {
+	for _, handler := range []string{cluster.Handler, cluster.SandboxHandler} {
+		t.Run(handler, func(t *testing.T) {
+			c := start(t)
+			p := startPod(t, c, cluster.Pod{Name: "restart-" + handler, Handler: handler})
+			restart := func(meanwhile func()) {
+				t.Helper()
+				if err := c.RestartContainerd(t.Context(), meanwhile); err != nil {
+					t.Fatal(err)
+				}
+			}
+			state := func(id, want string) {
+				t.Helper()
+				eventually(t, id+" is "+want, func() bool {
+					got, err := c.State(t.Context(), id)
+					return err == nil && got == want
+				})
+			}
+
+			id, err := c.CreateContainer(t.Context(), p.sandbox, p.spec, cluster.Container{
+				Name: "main", Command: []string{"/bin/busybox", "sh", "-c"}, Args: []string{"while [ ! -e /end ]; do busybox sleep 0.1; done; exit 9"},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			restart(func() {}) // created
+			if err := c.StartContainer(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			restart(func() {}) // running
+			state(id, "CONTAINER_RUNNING 0")
+			p.exec(id, "sh", "-c", "(busybox sleep 3; echo > /end) >/dev/null 2>&1 &")
+			restart(func() {}) // its end comes meanwhile, or soon after
+			state(id, "CONTAINER_EXITED 9")
+			restart(func() {}) // stopped
+			state(id, "CONTAINER_EXITED 9")
+			p.remove()
+		})
+	}
+}
