@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export PATH := $(CURDIR)/bin:$(CURDIR)/$(TOOLS):$(dir $(GO)):$(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint race fuzz golden generate conformance e2e soak bench demo guest tools linters deps clean
+.PHONY: help build test lint race fuzz golden generate conformance e2e soak bench demo guest tools containerds linters deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -63,6 +63,12 @@ linters:
 tools: ## build containerd, crictl and CNI plugins for the tests
 	cd test/tools && $(GO) build -o ../../$(TOOLS)/ tool
 	$(GO) build -trimpath -ldflags '-s -w' -o $(TOOLS)/ ./test/cluster/pause
+
+containerds: ## build containerd 1.7 and fetch Debian 12's 1.6, for the tests that run on them
+	cd test/tools17 && $(GO) build -trimpath -ldflags '-s -w' -o ../../$(TOOLS)/containerd-1.7/ tool
+	@mkdir -p $(TOOLS)/containerd-1.6
+	cd $(TOOLS)/containerd-1.6 && apt-get download containerd/bookworm && dpkg-deb -x containerd_*.deb package && \
+	mv package/usr/bin/containerd package/usr/bin/ctr . && rm -r package containerd_*.deb
 
 guest: ## fetch the kernel and build the guest image
 	$(GO) run ./cmd/guest-image build -o $(GUEST)

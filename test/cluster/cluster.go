@@ -37,6 +37,8 @@ const SandboxHandler = "kata-cc-sandbox"
 // Options say how a cluster differs from the usual one.
 type Options struct {
 	VMM VMM // zero: ChooseVMM("")
+	// Containerd is one of Containerds; empty: the default.
+	Containerd string
 	// Handlers are runtime handlers beside Handler, which differ from it in
 	// their configuration.toml.
 	Handlers map[string]Kata
@@ -53,12 +55,13 @@ type Cluster struct {
 	VMM      VMM
 	Registry string // host:port of the registry on loopback
 
-	images  *images
-	name    string // unique; names the bridge and the cgroup
-	subnet  string
-	idle    Census // without a pod
-	undo    undo.Stack
-	daemons []*daemon
+	containerd string // its version; empty: the default
+	images     *images
+	name       string // unique; names the bridge and the cgroup
+	subnet     string
+	idle       Census // without a pod
+	undo       undo.Stack
+	daemons    []*daemon
 
 	mu  sync.Mutex
 	ids []string // of sandboxes and containers, ever
@@ -78,7 +81,7 @@ func Start(ctx context.Context, o Options) (c *Cluster, err error) {
 	}
 	id := make([]byte, 3)
 	_, _ = rand.Read(id)
-	c = &Cluster{Paths: p, VMM: o.VMM, name: "kcc" + hex.EncodeToString(id)}
+	c = &Cluster{Paths: p, VMM: o.VMM, containerd: o.Containerd, name: "kcc" + hex.EncodeToString(id)}
 	c.Dir = filepath.Join(os.TempDir(), "kata-cc-"+hex.EncodeToString(id))
 	defer c.undo.OnError(ctx, &err)
 	steps := []func(context.Context, Options) error{
@@ -131,7 +134,7 @@ func (c *Cluster) Env() []string {
 
 func (c *Cluster) environment() []string {
 	return []string{
-		"PATH=" + c.Paths.search(),
+		"PATH=" + c.Paths.containerdDir(c.containerd) + ":" + c.Paths.search(),
 		"CONTAINERD_ADDRESS=" + c.socket(),
 		"CRI_CONFIG_FILE=" + filepath.Join(c.Dir, "crictl.yaml"),
 		"KATA_CONF_FILE=" + c.KataConfig(Handler),
@@ -223,7 +226,7 @@ func (c *Cluster) startContainerd(ctx context.Context, _ Options) error {
 
 func (c *Cluster) runContainerd(ctx context.Context) (*daemon, error) {
 	return startDaemon(ctx, c.Env(), c.dir("log/containerd.log"), c.socket(),
-		filepath.Join(c.Paths.Tools, "containerd"), "--config", c.dir("containerd.toml"))
+		filepath.Join(c.Paths.containerdDir(c.containerd), "containerd"), "--config", c.dir("containerd.toml"))
 }
 
 // RestartContainerd ends containerd, calls meanwhile, and starts it again on the

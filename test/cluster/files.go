@@ -79,7 +79,7 @@ func (c *Cluster) writeFiles(_ context.Context, o Options) error {
 		files[filepath.Base(configs[handler])] = c.kata(kata)
 	}
 	var containerd strings.Builder
-	err := containerdConfig.Execute(&containerd, map[string]any{
+	err := containerdTemplate(c.containerd).Execute(&containerd, map[string]any{
 		"Dir": c.Dir, "Socket": c.socket(), "TardevSocket": c.tardevSocket(),
 		"Tools": c.Paths.Tools, "Pause": PauseImage, "Handlers": configs,
 		"SandboxHandler": SandboxHandler,

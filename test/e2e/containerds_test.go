@@ -1,0 +1,95 @@
+package e2e
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/kata-cc/kata-cc/test/cluster"
+)
+
+// The example pod, and a container by ctr, on every containerd that is there;
+// the other tests run on the default one.
+func TestContainerdVersions(t *testing.T) {
+	paths, err := cluster.FindPaths()
+	if err != nil {
+		t.Fatal(err)
+	}
+	vmm := paths.ChooseVMM(os.Getenv("VMM"))
+	if missing := paths.Missing(vmm); len(missing) > 0 {
+		t.Skip(missingError(strings.Join(missing, ", ")))
+	}
+	for _, version := range cluster.Containerds[:len(cluster.Containerds)-1] {
+		t.Run(version, func(t *testing.T) {
+			if !paths.HasContainerd(version) {
+				t.Skipf("needs containerd %s (make containerds)", version)
+			}
+			c, err := cluster.Start(t.Context(), cluster.Options{VMM: vmm, Containerd: version})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("logs:\n%s", c.Logs(60))
+				}
+				if err := closeNode(c); err != nil {
+					t.Error(err)
+				}
+			})
+			for _, image := range []string{cluster.PauseImage, cluster.ExampleImage} {
+				if err := c.Pull(t.Context(), image); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before, err := c.Census()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Run("CRI", func(t *testing.T) { examplePod(t, c) })
+			t.Run("ctr", func(t *testing.T) { exampleByCtr(t, c) })
+			if left, err := c.AwaitGone(context.Background(), before); err != nil || len(left) > 0 {
+				t.Errorf("left behind (%v):\n%s", err, left)
+			}
+		})
+	}
+}
+
+// examplePod runs the example pod through restarts of containerd.
+func examplePod(t *testing.T, c *cluster.Cluster) {
+	p := runPod(t, c, "example")
+	id := p.run(cluster.Container{Name: "main", Command: []string{"/bin/busybox", "sh", "-c"},
+		Args: []string{"while [ ! -e /end ]; do busybox sleep 0.1; done; exit 9"}})
+	if root := p.exec(id, "ls", "/"); !strings.Contains(root, "LAYER_1") || !strings.Contains(root, "LAYER_2") {
+		t.Errorf("the container's root is %q", root)
+	}
+	p.exec(id, "sh", "-c", "(busybox sleep 1; echo > /end) >/dev/null 2>&1 &")
+	restarted := func() {
+		t.Helper()
+		if err := c.RestartContainerd(t.Context(), func() {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restarted()
+	eventually(t, "the exit is delivered", func() bool {
+		state, err := c.State(t.Context(), id)
+		return err == nil && state == "CONTAINER_EXITED 9"
+	})
+	restarted()
+	other := p.run(cluster.Container{Name: "other"})
+	restarted()
+	if out := p.exec(other, "echo", "still there"); out != "still there\n" {
+		t.Errorf("%q", out)
+	}
+	p.remove()
+}
+
+// exampleByCtr runs a container of the image that CRI has pulled without CRI.
+func exampleByCtr(t *testing.T, c *cluster.Cluster) {
+	id := c.Unique("ctr")
+	out, err := c.Shell(t.Context(), "ctr --namespace k8s.io run --rm --runtime io.containerd.kata-cc.v2 --runtime-config-path "+
+		c.KataConfig(cluster.Handler)+" --snapshotter tardev "+cluster.ExampleImage+" "+id+" /bin/busybox echo from ctr")
+	if err != nil || !strings.Contains(out, "from ctr") {
+		t.Errorf("ctr run: %q, %v", out, err)
+	}
+}
