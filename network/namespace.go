@@ -65,6 +65,22 @@ func within(path string, do func(*netlink.Handle) error) error {
 	})
 }
 
+// In runs do on a thread that is in the network namespace at path, and waits for
+// it. What do starts is in the namespace too.
+func In(path string, do func() error) error {
+	target, err := open(path)
+	if err != nil {
+		return err
+	}
+	defer closeNS(target)
+	return onThread(func() error {
+		if err := netns.Set(target); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", path, err)
+		}
+		return do()
+	})
+}
+
 // closeNS closes a handle, which cannot fail in a way that matters.
 func closeNS(ns netns.NsHandle) { _ = ns.Close() }
 

@@ -47,6 +47,9 @@ func Reap(ctx context.Context, stateDir, id string, reapVM ReapVM) (found bool, 
 	if r.NetNS != "" {
 		errs = append(errs, network.Detach(ctx, r.NetNS))
 	}
+	if r.OwnNetNS {
+		errs = append(errs, network.Delete(r.NetNS))
+	}
 	if r.Cgroup != "" {
 		errs = append(errs, removeCgroup(ctx, r.Cgroup, r.MadeTop))
 	}

@@ -20,11 +20,12 @@ const DefaultStateDir = "/run/vc/sbs"
 // Record is what is kept of a sandbox on disk: what another process needs to
 // take its effects on the host back. It holds nothing of the guest.
 type Record struct {
-	ID      string             `json:"id"`
-	VMM     hypervisor.Process `json:"vmm"`             // zero: not launched yet
-	NetNS   string             `json:"netns,omitempty"` // path; it belongs to whoever made the pod
-	Cgroup  string             `json:"cgroup,omitempty"`
-	MadeTop string             `json:"cgroup_made,omitempty"` // topmost part of Cgroup that was made for it
+	ID       string             `json:"id"`
+	VMM      hypervisor.Process `json:"vmm"`                  // zero: not launched yet
+	NetNS    string             `json:"netns,omitempty"`      // path; it belongs to whoever made the pod
+	OwnNetNS bool               `json:"netns_made,omitempty"` // except this one
+	Cgroup   string             `json:"cgroup,omitempty"`
+	MadeTop  string             `json:"cgroup_made,omitempty"` // topmost part of Cgroup that was made for it
 }
 
 // recordPath names the record of a sandbox, whose id is a path element.

@@ -49,6 +49,11 @@ type Options struct {
 	// NetNS is the path of the pod's network namespace; empty: the guest gets no
 	// network and the VMM runs in the caller's namespace.
 	NetNS string
+	// OwnNetNS says that NetNS is OwnNetNS(ID), to be made by Start and to go with
+	// the sandbox.
+	OwnNetNS bool
+	// Hooks run on the host. They need a NetNS.
+	Hooks Hooks
 	// CgroupsPath is where the VMM is to run, in the form of the runtime
 	// specification; empty: it stays in the caller's cgroup.
 	CgroupsPath string

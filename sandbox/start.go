@@ -84,7 +84,7 @@ func (s *Sandbox) boot(ctx context.Context) error {
 
 // prepareHost writes the record and makes what the VMM is launched into.
 func (s *Sandbox) prepareHost(ctx context.Context) error {
-	record := Record{ID: s.o.ID, NetNS: s.o.NetNS}
+	record := Record{ID: s.o.ID, NetNS: s.o.NetNS, OwnNetNS: s.o.OwnNetNS}
 	if s.o.CgroupsPath != "" {
 		path, err := cgroupPath(s.o.CgroupsPath)
 		if err != nil {
@@ -98,6 +98,9 @@ func (s *Sandbox) prepareHost(ctx context.Context) error {
 	}
 
 	if s.o.NetNS != "" {
+		if err := s.prepareNetNS(ctx); err != nil {
+			return err
+		}
 		s.undo.Add(func(ctx context.Context) error { return network.Detach(ctx, s.o.NetNS) })
 		n, err := network.Attach(ctx, s.o.NetNS)
 		if err != nil {

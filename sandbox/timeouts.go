@@ -36,6 +36,11 @@ const (
 	// unless a reader blocks.
 	publishTimeout = drainTimeout + 2*time.Second
 
+	// hookTimeout bounds a hook that has no limit of its own; hookGrace is how long
+	// its output is waited for when it has ended.
+	hookTimeout = time.Minute
+	hookGrace   = time.Second
+
 	// oomPause is the least time between two requests for out-of-memory events,
 	// whatever the guest answers.
 	oomPause = 100 * time.Millisecond

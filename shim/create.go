@@ -179,17 +179,21 @@ func planOptions(spec *specs.Spec, config *configuration.Config, t *task, kind m
 	if err != nil {
 		return mounts.Options{}, err
 	}
+	ns := netNS(spec)
+	if ns == "" && kind != mounts.PodContainer && config.Runtime.Network != configuration.NoNetwork {
+		ns = sandbox.OwnNetNS(sandboxID)
+	}
 	return mounts.Options{
 		SandboxID: sandboxID, ContainerID: t.id, Bundle: t.bundle, Type: kind,
 		DisableGuestSeccomp: config.Runtime.DisableGuestSeccomp,
 		Sources:             sources,
-		NetNS:               netNS(spec),
+		NetNS:               ns,
 		KernelModules:       config.Agent.KernelModules,
 	}, nil
 }
 
 // netNS returns the path of the network namespace that a spec names; empty if it
-// names none, or asks for a new one, which a machine has anyway.
+// names none, or asks for a new one.
 func netNS(spec *specs.Spec) string {
 	if spec.Linux == nil {
 		return ""
@@ -267,6 +271,8 @@ func (s *Service) newSandbox(ctx context.Context, spec *specs.Spec, config *conf
 	}
 	if config.Runtime.Network != configuration.NoNetwork {
 		options.NetNS = o.NetNS
+		options.OwnNetNS = o.NetNS == sandbox.OwnNetNS(o.SandboxID)
+		options.Hooks = sandbox.NewHooks(spec, o.Bundle)
 	}
 	if spec.Linux != nil {
 		options.CgroupsPath = spec.Linux.CgroupsPath
