@@ -61,6 +61,25 @@ func Verify(ctx context.Context, r io.ReaderAt, size int64, rootHash string) err
 	return nil
 }
 
+// ClaimedRoot returns the root hash that a layer file of size bytes has by its
+// tree's root block. It is the file's own word: only [Verify] with a hash from
+// elsewhere says whether the content is the one meant.
+func ClaimedRoot(r io.ReaderAt, size int64) (string, error) {
+	sb, err := ReadSuperblock(r, size)
+	if err != nil {
+		return "", err
+	}
+	at := sb.DataSize()
+	if TreeBlocks(sb.DataBlocks) == 0 {
+		at = 0 // a single block is its own root
+	}
+	root := make([]byte, BlockSize)
+	if _, err := r.ReadAt(root, at); err != nil {
+		return "", fmt.Errorf("read verity tree at %d: %w", at, err)
+	}
+	return hex.EncodeToString(appendDigests(nil, root)), nil
+}
+
 // compare looks for the first digest that is not as it should be; the blocks are
 // those from offset at on.
 func compare(got, want []byte, at int64) error {

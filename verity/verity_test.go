@@ -56,6 +56,19 @@ func TestWhatIsMadeVerifies(t *testing.T) {
 	}
 }
 
+func TestClaimedRootIsTheTreesOwn(t *testing.T) {
+	for _, blocks := range []int{1, 128, 129, 128*128 + 1} {
+		file, root := image(t, blocks)
+		got, err := ClaimedRoot(bytes.NewReader(file), int64(len(file)))
+		if err != nil || got != root {
+			t.Errorf("%d blocks: ClaimedRoot = %q, %v, want %q", blocks, got, err, root)
+		}
+	}
+	if _, err := ClaimedRoot(bytes.NewReader(nil), 0); !errors.Is(err, ErrSuperblock) {
+		t.Errorf("of an empty file: %v", err)
+	}
+}
+
 func TestOneFlippedBitAnywhereIsFound(t *testing.T) {
 	file, root := image(t, 129)
 	r := bytes.NewReader(file)
