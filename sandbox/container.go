@@ -375,5 +375,24 @@ func (c *Container) Stats(ctx context.Context) (*Stats, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.sandbox.microseconds {
+		toNanoseconds(r.GetCgroupStats())
+	}
 	return r.GetCgroupStats(), nil
+}
+
+// toNanoseconds corrects the times of agents before 4, which pass on the
+// microseconds of cgroup version 2. Only that one's memory.stat has "anon".
+func toNanoseconds(s *Stats) {
+	if _, ok := s.GetMemoryStats().GetStats()["anon"]; !ok {
+		return
+	}
+	if u := s.GetCpuStats().GetCpuUsage(); u != nil {
+		u.TotalUsage *= 1000
+		u.UsageInKernelmode *= 1000
+		u.UsageInUsermode *= 1000
+	}
+	if t := s.GetCpuStats().GetThrottlingData(); t != nil {
+		t.ThrottledTime *= 1000
+	}
 }

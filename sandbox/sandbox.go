@@ -84,6 +84,8 @@ type Sandbox struct {
 	vm       hypervisor.VM
 	agent    *agentclient.Client
 	position func(hypervisor.BDF) (string, error) // the form that the agent reads
+	// microseconds says that the agent counts so where its cgroups do.
+	microseconds bool
 
 	mu         sync.Mutex
 	state      State

@@ -206,6 +206,7 @@ func (s *Sandbox) prepareGuest(ctx context.Context) error {
 	}
 	version := details.GetAgentDetails().GetVersion()
 	s.position = positionFor(version)
+	s.microseconds = isOld(version)
 	log.G(ctx).WithField("agent", version).Debug("agent is ready")
 	return nil
 }
@@ -223,6 +224,13 @@ func positionFor(version string) func(hypervisor.BDF) (string, error) {
 		}
 		return b.String(), nil
 	}
+}
+
+// isOld reports whether an agent is one of those before 4, as it says itself.
+func isOld(version string) bool {
+	major, _, _ := strings.Cut(version, ".")
+	n, err := strconv.Atoi(major)
+	return err == nil && n < 4
 }
 
 // consoleLines is how much of the guest's console an error shows: a kernel's
