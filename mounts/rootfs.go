@@ -12,7 +12,7 @@ import (
 // The options that the tardev snapshotter puts on a rootfs mount, and the type
 // of that mount.
 const (
-	tardevType = "fuse3.kata-overlay"
+	TardevType = "fuse3.kata-overlay"
 
 	optPrefix    = "io.katacontainers.fs-opt."
 	optLayerRoot = optPrefix + "layer-src-prefix="
@@ -55,8 +55,8 @@ func parseRootfs(rootfs []Rootfs) ([]layer, error) {
 	if len(rootfs) != 1 {
 		return refuse("%d mounts, want the one of the tardev snapshotter", len(rootfs))
 	}
-	if t := rootfs[0].Type; t != tardevType {
-		return refuse("type %q, want %q: only images of the tardev snapshotter can be run", t, tardevType)
+	if t := rootfs[0].Type; t != TardevType {
+		return refuse("type %q, want %q: only images of the tardev snapshotter can be run", t, TardevType)
 	}
 	var layers []layer
 	var dir, lowerdir string

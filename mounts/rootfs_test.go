@@ -25,7 +25,7 @@ func encode(text string) string { return optLayer + base64.StdEncoding.EncodeToS
 func TestRootfsIsRefusedByName(t *testing.T) {
 	const dir = optLayerRoot + "/l"
 	one, lower := encode(layerText(name1, hash1)), optLowerdir+name1
-	mount := func(options ...string) []Rootfs { return []Rootfs{{tardevType, "/", options}} }
+	mount := func(options ...string) []Rootfs { return []Rootfs{{TardevType, "/", options}} }
 	for _, c := range []struct {
 		rootfs []Rootfs
 		want   string // in the error; empty: none
@@ -76,7 +76,7 @@ func FuzzRootfs(f *testing.F) {
 	f.Add(optLayerRoot+"/l", encode(layerText(name1, hash1)), optRW, optLowerdir+name1)
 	f.Add(optLayerRoot+"/l", encode(layerText("../../etc/passwd", hash1)), optRW, optLowerdir+name1)
 	f.Fuzz(func(t *testing.T, a, b, c, d string) {
-		layers, err := parseRootfs([]Rootfs{{tardevType, "/", []string{a, b, c, d}}})
+		layers, err := parseRootfs([]Rootfs{{TardevType, "/", []string{a, b, c, d}}})
 		if err != nil {
 			return
 		}

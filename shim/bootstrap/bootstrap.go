@@ -2,8 +2,9 @@
 // running yet, or no more: the calls "start" and "delete" of the shim's program.
 //
 // Both run in the bundle's directory. start answers with the address of the
-// shim, the running one for a later container of a pod; every containerd from
-// 1.6 on reads the plain "unix://..." form, whatever else it would read. delete
+// shim, the running one for a later container of a pod: a BootstrapResult to a
+// containerd that sends a BootstrapParams, the plain "unix://..." form to others.
+// delete
 // is called each time that containerd's connection for a task has closed, be it
 // in good order or not, and takes back what is left, from what is on disk.
 package bootstrap
@@ -48,7 +49,19 @@ func (m *Manager) Name() string { return m.Runtime }
 // Start implements shim.Manager: it returns the address of the shim for the
 // container whose bundle is the working directory, and starts one for a new
 // sandbox.
-func (m *Manager) Start(ctx context.Context, id string, o shim.StartOpts) (_ string, err error) {
+func (m *Manager) Start(ctx context.Context, id string, o shim.StartOpts) (string, error) {
+	params, err := readParams(os.Stdin)
+	if err != nil {
+		return "", err
+	}
+	address, err := m.start(ctx, id, o, params)
+	if err != nil {
+		return "", err
+	}
+	return answer(params, id, address), nil
+}
+
+func (m *Manager) start(ctx context.Context, id string, o shim.StartOpts, params []byte) (_ string, err error) {
 	annotations, err := readAnnotations(".")
 	if errors.Is(err, fs.ErrNotExist) {
 		annotations = nil // a sandbox of the sandbox API, which has no specification
@@ -81,7 +94,7 @@ func (m *Manager) Start(ctx context.Context, id string, o shim.StartOpts) (_ str
 	}
 	back.Add(func(context.Context) error { return removeSocket(address) })
 	defer func() { _ = listener.Close() }() // the server has its own
-	pid, err := serve(ctx, id, o, listener, &back)
+	pid, err := serve(ctx, id, o, params, listener, &back)
 	if err != nil {
 		return "", err
 	}
@@ -119,7 +132,7 @@ func removeSocket(address string) error {
 
 // serve starts this program anew as the server of the socket, in a process group
 // of its own, and returns its pid.
-func serve(ctx context.Context, id string, o shim.StartOpts, l *net.UnixListener, back *undo.Stack) (int, error) {
+func serve(ctx context.Context, id string, o shim.StartOpts, params []byte, l *net.UnixListener, back *undo.Stack) (int, error) {
 	namespace, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
 		return 0, err
@@ -128,7 +141,7 @@ func serve(ctx context.Context, id string, o shim.StartOpts, l *net.UnixListener
 	if err != nil {
 		return 0, err
 	}
-	config, err := configFile(os.Stdin)
+	config, err := configOf(params)
 	if err != nil {
 		return 0, err
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/containerd/api/types"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kata-cc/kata-cc/mounts"
 )
 
 // Version returns the version of the program and the commit it was built from.
@@ -25,13 +27,18 @@ func Version() (version, revision string) {
 	return version, revision
 }
 
+// allowMounts is the annotation that names the mounts which the runtime does
+// itself, so that containerd 2.3 and later leave them to it.
+const allowMounts = "containerd.io/runtime-allow-mounts"
+
 // WriteInfo answers "-info": what containerd wants to know of a runtime, as a
 // RuntimeInfo.
 func WriteInfo(w io.Writer, runtimeName string) error {
 	version, revision := Version()
 	info, err := proto.Marshal(&types.RuntimeInfo{
-		Name:    runtimeName,
-		Version: &types.RuntimeVersion{Version: version, Revision: revision},
+		Name:        runtimeName,
+		Version:     &types.RuntimeVersion{Version: version, Revision: revision},
+		Annotations: map[string]string{allowMounts: mounts.TardevType},
 	})
 	if err != nil {
 		return err

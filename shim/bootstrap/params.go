@@ -27,13 +27,12 @@ const (
 // name comes first.
 const envConfig = "KATA_CONF_FILE"
 
-// configFile returns the configuration that containerd names on the standard
-// input of start, which is all that a sandbox without a Create is told of it;
-// empty if it names none.
-func configFile(stdin *os.File) (string, error) {
+// readParams reads what containerd gives start on its standard input; nil if it
+// gives nothing.
+func readParams(stdin *os.File) ([]byte, error) {
 	info, err := stdin.Stat()
 	if err != nil || info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) == 0 {
-		return "", nil // a terminal, or nothing
+		return nil, nil // a terminal, or nothing
 	}
 	type result struct {
 		params []byte
@@ -47,23 +46,46 @@ func configFile(stdin *os.File) (string, error) {
 	select {
 	case r := <-read:
 		if r.err != nil {
-			return "", fmt.Errorf("read the parameters of start: %w", r.err)
+			return nil, fmt.Errorf("read the parameters of start: %w", r.err)
 		}
-		return configOf(r.params)
+		return r.params, nil
 	case <-time.After(paramsTimeout):
-		return "", nil
+		return nil, nil
 	}
 }
 
 // The fields of containerd's messages.
 const (
+	fieldInstance   = 1 // of BootstrapParams: the id
 	fieldExtensions = 8 // of BootstrapParams
 	fieldValue      = 1 // of Extension: an Any
+
+	fieldVersion  = 1 // of BootstrapResult
+	fieldAddress  = 2
+	fieldProtocol = 3
 )
 
-// configOf finds the configuration in what containerd sends: from 2.3 on a
-// BootstrapParams with the runtime's options among its extensions, before that
-// the options themselves as an Any. The two are told apart by the extensions.
+// apiVersion is that of the task service: containerd.task.v2.
+const apiVersion = 2
+
+// answer is what start answers: a BootstrapResult to whoever sends a
+// BootstrapParams for this id, and the plain address, which every containerd
+// reads, to all others.
+func answer(params []byte, id, address string) string {
+	ids, err := fields(params, fieldInstance)
+	if err != nil || len(ids) != 1 || string(ids[0]) != id {
+		return address
+	}
+	r := protowire.AppendVarint(protowire.AppendTag(nil, fieldVersion, protowire.VarintType), apiVersion)
+	r = protowire.AppendString(protowire.AppendTag(r, fieldAddress, protowire.BytesType), address)
+	r = protowire.AppendString(protowire.AppendTag(r, fieldProtocol, protowire.BytesType), "ttrpc")
+	return string(r)
+}
+
+// configOf finds the configuration in what containerd sends, which is all that a
+// sandbox without a Create is told of it; empty if it names none. From 2.3 on it
+// sends a BootstrapParams with the runtime's options among its extensions, before
+// that the options themselves as an Any. Extensions tell the two apart.
 func configOf(params []byte) (string, error) {
 	extensions, err := fields(params, fieldExtensions)
 	if err != nil {

@@ -52,6 +52,24 @@ func TestConfigurationInTheParametersOfEveryContainerd(t *testing.T) {
 	}
 }
 
+func TestAnswerInTheFormOfTheQuestion(t *testing.T) {
+	const address = "unix:///run/s"
+	for name, in := range map[string][]byte{
+		"nothing": nil, "1.7": options(t, "/etc/c.toml"), "garbage": {0x0a, 0xff},
+	} {
+		if got := answer(in, "id", address); got != address {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	want := "\x08\x02\x12\x0d" + address + "\x1a\x05ttrpc"
+	if got := answer(parameters(options(t, "/etc/c.toml")), "id", address); got != want {
+		t.Errorf("2.4: %q", got)
+	}
+	if got := answer(parameters(nil), "other", address); got != address {
+		t.Errorf("parameters for another id: %q", got)
+	}
+}
+
 func TestStartDoesNotWaitForAnOpenInput(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -61,8 +79,8 @@ func TestStartDoesNotWaitForAnOpenInput(t *testing.T) {
 	if _, err := w.Write(options(t, "/etc/c.toml")); err != nil {
 		t.Fatal(err)
 	}
-	if path, err := configFile(r); err != nil || path != "" {
-		t.Errorf("open: %q, %v", path, err)
+	if got, err := readParams(r); err != nil || got != nil {
+		t.Errorf("open: %q, %v", got, err)
 	}
 	w.Close()
 
@@ -75,8 +93,8 @@ func TestStartDoesNotWaitForAnOpenInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	w2.Close()
-	if path, err := configFile(r2); err != nil || path != "/etc/c.toml" {
-		t.Errorf("closed: %q, %v", path, err)
+	if got, err := readParams(r2); err != nil || string(got) != string(options(t, "/etc/c.toml")) {
+		t.Errorf("closed: %q, %v", got, err)
 	}
 }
 
@@ -85,6 +103,7 @@ func FuzzConfigOf(f *testing.F) {
 	f.Add(parameters(options(f, "/etc/c.toml")))
 	f.Add([]byte{0x0a, 0xff})
 	f.Fuzz(func(t *testing.T, in []byte) {
+		answer(in, "id", "unix:///run/s")
 		if _, err := configOf(in); err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%x: %v", in, err)
 		}
