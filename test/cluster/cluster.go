@@ -31,7 +31,7 @@ import (
 const Handler = "kata-cc"
 
 // SandboxHandler is the same, but containerd makes its pods by the sandbox API,
-// without a pause container.
+// without a pause container. So it does for every handler whose name begins so.
 const SandboxHandler = "kata-cc-sandbox"
 
 // Options say how a cluster differs from the usual one.

@@ -59,7 +59,7 @@ temp = '{{.Dir}}/root/tmp'
       runtime_type = 'io.containerd.kata-cc.v2'
       snapshotter = 'tardev'
       privileged_without_host_devices = true
-{{- if eq $handler $.SandboxHandler}}
+{{- if index $.Sandboxed $handler}}
       sandboxer = 'shim'
       disable_pause_image_pull = true
 {{- end}}
@@ -73,16 +73,17 @@ temp = '{{.Dir}}/root/tmp'
 func (c *Cluster) writeFiles(_ context.Context, o Options) error {
 	handlers := map[string]Kata{Handler: nil, SandboxHandler: nil}
 	maps.Copy(handlers, o.Handlers)
-	configs, files := map[string]string{}, map[string]string{}
+	configs, files, sandboxed := map[string]string{}, map[string]string{}, map[string]bool{}
 	for handler, kata := range handlers {
 		configs[handler] = c.KataConfig(handler)
+		sandboxed[handler] = strings.HasPrefix(handler, SandboxHandler)
 		files[filepath.Base(configs[handler])] = c.kata(kata)
 	}
 	var containerd strings.Builder
 	err := containerdTemplate(c.containerd).Execute(&containerd, map[string]any{
 		"Dir": c.Dir, "Socket": c.socket(), "TardevSocket": c.tardevSocket(),
 		"Tools": c.Paths.Tools, "Pause": PauseImage, "Handlers": configs,
-		"SandboxHandler": SandboxHandler,
+		"Sandboxed": sandboxed,
 	})
 	if err != nil {
 		return err

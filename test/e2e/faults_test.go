@@ -23,6 +23,7 @@ func TestMachineThatDoesNotComeUp(t *testing.T) {
 		wants   []string
 	}{
 		{noVMM, []string{"/bin/false"}},
+		{noVMMEither, []string{"/bin/false"}},
 		{noKernel, []string{"kernel"}},
 		{panics, []string{"Kernel panic"}}, // the console's last lines
 		{silentAgent, []string{"agent", "this guest has no agent"}},

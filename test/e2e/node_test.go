@@ -21,11 +21,12 @@ import (
 
 // Handlers whose machines do not come up, each in its own way.
 const (
-	noVMM       = "kata-cc-no-vmm"       // the VMM is a program that ends at once
-	noKernel    = "kata-cc-no-kernel"    // the kernel is no kernel
-	panics      = "kata-cc-panics"       // the guest's kernel finds no init and panics
-	silentAgent = "kata-cc-silent-agent" // the guest boots and no agent listens
-	fewSeconds  = 12                     // how long silentAgent's shim waits for it
+	noVMM       = "kata-cc-no-vmm"                   // the VMM is a program that ends at once
+	noVMMEither = cluster.SandboxHandler + "-no-vmm" // the same by the sandbox API
+	noKernel    = "kata-cc-no-kernel"                // the kernel is no kernel
+	panics      = "kata-cc-panics"                   // the guest's kernel finds no init and panics
+	silentAgent = "kata-cc-silent-agent"             // the guest boots and no agent listens
+	fewSeconds  = 12                                 // how long silentAgent's shim waits for it
 )
 
 // node is the cluster that all tests share; it starts with the first of them.
@@ -54,6 +55,7 @@ var node = sync.OnceValues(func() (*cluster.Cluster, error) {
 	}
 	return cluster.Start(context.Background(), cluster.Options{VMM: vmm, Handlers: map[string]cluster.Kata{
 		noVMM:       {"hypervisor.clh": {"path": "/bin/false"}},
+		noVMMEither: {"hypervisor.clh": {"path": "/bin/false"}},
 		noKernel:    {"hypervisor.clh": {"kernel": text}},
 		panics:      {"hypervisor.clh": {"initrd": empty}},
 		silentAgent: {"hypervisor.clh": {"initrd": silent}, "agent.kata": {"dial_timeout": fewSeconds}},

@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/kata-cc/kata-cc/sandbox"
 	"github.com/kata-cc/kata-cc/test/cluster"
 )
 
@@ -36,6 +39,25 @@ func TestSandboxAPI(t *testing.T) {
 	if out := p.exec(second, "cat", "/dev/shm/shared"); out != "from first\n" {
 		t.Errorf("after a restart of containerd: %q", out)
 	}
+	p.remove()
+}
+
+// The machine of such a pod is killed: its containers end, and it can be removed.
+func TestSandboxAPIMachineDies(t *testing.T) {
+	c := start(t)
+	p := startPod(t, c, cluster.Pod{Name: "sandboxed-dies", Handler: cluster.SandboxHandler})
+	id := p.run(cluster.Container{Name: "main"})
+	record, err := sandbox.ReadRecord(sandbox.DefaultStateDir, p.sandbox)
+	check(t, err)
+	check(t, unix.Kill(record.VMM.PID, unix.SIGKILL))
+	eventually(t, "the container has ended", func() bool {
+		state, err := c.State(t.Context(), id)
+		return err == nil && state == "CONTAINER_EXITED 255"
+	})
+	eventually(t, "the pod is not ready", func() bool {
+		out, err := c.Run(t.Context(), "crictl", "inspectp", p.sandbox)
+		return err == nil && strings.Contains(out, "SANDBOX_NOTREADY")
+	})
 	p.remove()
 }
 
