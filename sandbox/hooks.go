@@ -22,8 +22,9 @@ import (
 // network namespace, which is how some callers bring the pod into a network.
 type Hooks struct {
 	// Create runs before the machine is launched, in this order; an error ends
-	// the creation. Stop runs when the machine has ended; an error is logged.
-	Create, Stop []specs.Hook
+	// the creation. Start runs when the sandbox's own container has started, Stop
+	// when the machine has ended; their errors are logged.
+	Create, Start, Stop []specs.Hook
 	// Bundle and Annotations are what the hooks are told of the container.
 	Bundle      string
 	Annotations map[string]string
@@ -36,7 +37,7 @@ func NewHooks(spec *specs.Spec, bundle string) Hooks {
 		//lint:ignore SA1019 it is deprecated, and nerdctl of old and others use it
 		h.Create = append(h.Create, spec.Hooks.Prestart...)
 		h.Create = append(h.Create, spec.Hooks.CreateRuntime...)
-		h.Stop = spec.Hooks.Poststop
+		h.Start, h.Stop = spec.Hooks.Poststart, spec.Hooks.Poststop
 	}
 	return h
 }
@@ -115,6 +116,17 @@ func (s *Sandbox) prepareNetNS(ctx context.Context) error {
 		})
 	}
 	return s.runHooks(ctx, s.o.Hooks.Create, specs.StateCreating)
+}
+
+// AfterStart runs the hooks that wait for the start of the container.
+func (c *Container) AfterStart(ctx context.Context) {
+	s := c.sandbox
+	if c.id != s.o.ID || len(s.o.Hooks.Start) == 0 {
+		return
+	}
+	if err := s.runHooks(ctx, s.o.Hooks.Start, specs.StateRunning); err != nil {
+		log.G(ctx).WithError(err).Warn("hook after the start failed")
+	}
 }
 
 // OwnNetNS is the path of the network namespace that a sandbox makes for itself.

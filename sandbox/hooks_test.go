@@ -28,10 +28,11 @@ func TestHooksSeeTheSandboxsNamespace(t *testing.T) {
 	}
 	first := script("first", `cat > "$OUT"; readlink /proc/self/ns/net > "$OUT.self"
 readlink /proc/$(tr , '\n' < "$OUT" | sed -n 's/.*"pid":\([0-9]*\).*/\1/p')/ns/net > "$OUT.pid"; env > "$OUT.env"`)
+	then := script("then", `cat > "$OUT"`)
 	last := script("last", `cat > "$OUT"`)
 	spec := &specs.Spec{
 		Annotations: map[string]string{"key": "value"},
-		Hooks:       &specs.Hooks{CreateRuntime: []specs.Hook{first}, Poststop: []specs.Hook{last, {Path: "relative"}}},
+		Hooks:       &specs.Hooks{CreateRuntime: []specs.Hook{first}, Poststart: []specs.Hook{then}, Poststop: []specs.Hook{last, {Path: "relative"}}},
 	}
 	t.Setenv("SECRET_OF_THE_SHIM", "1")
 	s := NewSandbox(t.Context(), Options{ID: id, NetNS: OwnNetNS(id), OwnNetNS: true, Hooks: NewHooks(spec, "/bundle")})
@@ -65,6 +66,15 @@ readlink /proc/$(tr , '\n' < "$OUT" | sed -n 's/.*"pid":\([0-9]*\).*/\1/p')/ns/n
 	}
 	if state.ID != id || state.Bundle != "/bundle" || state.Status != specs.StateCreating || state.Annotations["key"] != "value" {
 		t.Errorf("state %+v", state)
+	}
+
+	(&Container{id: "another", sandbox: s}).AfterStart(t.Context())
+	if _, err := os.Stat(filepath.Join(dir, "then.out")); err == nil {
+		t.Error("it ran for another container")
+	}
+	(&Container{id: id, sandbox: s}).AfterStart(t.Context())
+	if !strings.Contains(read("then.out"), `"status":"running"`) {
+		t.Errorf("state after the start: %s", read("then.out"))
 	}
 
 	if err := s.undo.Run(t.Context()); err != nil {

@@ -123,12 +123,15 @@ func (s *Service) pid() uint32 {
 // Start implements the API: it runs an init process or an exec.
 func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	ctx = withTask(ctx, r.ID, r.ExecID)
-	_, p, err := s.process(r.ID, r.ExecID)
+	t, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	if err := p.Start(ctx); err != nil {
 		return nil, err
+	}
+	if r.ExecID == "" {
+		t.container.AfterStart(ctx)
 	}
 	return &taskapi.StartResponse{Pid: s.pid()}, nil
 }
