@@ -103,7 +103,7 @@ func (h *host) liveAndDie(s *shim) {
 		}
 	}
 	s.shutdown(s.id)
-	h.wantEveryExit()
+	h.wantEveryExit(h.sink.list())
 }
 
 // bury kills and deletes a container until that is done.
@@ -125,12 +125,12 @@ func (h *host) bury(s *shim, id string) {
 	}
 }
 
-// wantEveryExit checks that whatever was told to have started was told to have
-// ended, once, and after that.
-func (h *host) wantEveryExit() {
+// wantEveryExit checks that whatever the events tell to have started they tell to
+// have ended, once, and after that.
+func (h *host) wantEveryExit(events []string) {
 	h.t.Helper()
 	var open []string
-	for _, e := range h.sink.list() {
+	for _, e := range events {
 		fields := strings.Fields(e)
 		switch fields[0] {
 		case "start":
@@ -149,6 +149,6 @@ func (h *host) wantEveryExit() {
 		}
 	}
 	if len(open) > 0 {
-		h.t.Errorf("not told to have ended: %q; events %q", open, h.sink.list())
+		h.t.Errorf("not told to have ended: %q; events %q", open, events)
 	}
 }
