@@ -20,13 +20,13 @@ build: ## build our programs into bin/
 demo: deps build guest tools ## run the example pod in a virtual machine and show its life (KEEP=1, VMM=...)
 	$(GO) run ./test/demo
 
-test: deps build guest tools ## every test, the end-to-end pod included; says what it skipped and why
+test: deps build guest tools containerds ## every test, the end-to-end pod included; says what it skipped and why
 	$(GO) run ./test/report -timeout 12m $$($(GO) list ./... | grep -v /test/e2e) -- -timeout 18m ./test/e2e
 
 conformance: build ## the shim binary over ttrpc, without containerd
 	$(GO) run ./test/report -count 1 -timeout 10m ./test/conformance/...
 
-e2e: deps build guest tools ## real containerd, real virtual machines
+e2e: deps build guest tools containerds ## real containerd, real virtual machines
 	$(GO) run ./test/report -count 1 -timeout 18m ./test/e2e
 
 soak: deps build guest tools ## pods one after another for SOAK (default 30m), counting what they leave
@@ -66,9 +66,9 @@ tools: ## build containerd, crictl and CNI plugins for the tests
 
 containerds: ## build containerd 1.7 and fetch Debian 12's 1.6, for the tests that run on them
 	cd test/tools17 && $(GO) build -trimpath -ldflags '-s -w' -o ../../$(TOOLS)/containerd-1.7/ tool
-	@mkdir -p $(TOOLS)/containerd-1.6
-	cd $(TOOLS)/containerd-1.6 && apt-get download containerd/bookworm && dpkg-deb -x containerd_*.deb package && \
-	mv package/usr/bin/containerd package/usr/bin/ctr . && rm -r package containerd_*.deb
+	@[ -x $(TOOLS)/containerd-1.6/ctr ] || { set -ex; mkdir -p $(TOOLS)/containerd-1.6; cd $(TOOLS)/containerd-1.6; \
+	apt-get download containerd/bookworm; dpkg-deb -x containerd_*.deb package; \
+	mv package/usr/bin/containerd package/usr/bin/ctr .; rm -r package containerd_*.deb; }
 
 guest: ## fetch the kernel and build the guest image
 	$(GO) run ./cmd/guest-image build -o $(GUEST)
