@@ -72,6 +72,9 @@ func main() {
 func runAsInit() {
 	boot.OpenConsole()
 	err := func() error {
+		if err := boot.EnterImage(); err != nil {
+			return err
+		}
 		if err := boot.MakeRootPivotable(); err != nil {
 			return err
 		}

@@ -23,3 +23,21 @@ func TestModulesThatAreMissing(t *testing.T) {
 		t.Errorf("error is %v, want one that names the module", err)
 	}
 }
+
+func TestRootHashOnTheCommandLine(t *testing.T) {
+	for line, want := range map[string]string{
+		"quiet":                               "none",
+		"quiet kata.root_hash=ab\n":           "ab",
+		"kata.root_hash=ab kata.root_hash=cd": "cd",
+		"kata.root_hash= quiet":               "",
+		"not.kata.root_hash=ab":               "none",
+	} {
+		got, there := rootHash(line)
+		if !there {
+			got = "none"
+		}
+		if got != want {
+			t.Errorf("%q: got %q, want %q", line, got, want)
+		}
+	}
+}

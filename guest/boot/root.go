@@ -15,8 +15,11 @@ const newRoot = "/run/root"
 // nobody pivot away from the initial root file system itself, which is what an
 // initrd is unpacked into; from a mount on top of it, containers can.
 //
-// Nothing is copied, so it costs no memory.
+// Nothing is copied, so it costs no memory. A root image is a mount already.
 func MakeRootPivotable() error {
+	if ramdisk, err := onRamdisk(); err != nil || !ramdisk {
+		return err
+	}
 	if err := os.MkdirAll(newRoot, 0o755); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -33,8 +34,8 @@ type Device struct {
 
 // OpenVerity makes the device name over the disk, whose data, tree and
 // superblock must fill it exactly. It reads the first and the last block, so a
-// wrong root hash shows here.
-func OpenVerity(ctx context.Context, disk, name, rootHash string) (d *Device, err error) {
+// wrong root hash shows here. The options are the target's ("panic_on_corruption").
+func OpenVerity(ctx context.Context, disk, name, rootHash string, options ...string) (d *Device, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("open dm-verity of layer %s on %s with root hash %s: %w", name, disk, rootHash, err)
@@ -47,6 +48,9 @@ func OpenVerity(ctx context.Context, disk, name, rootHash string) (d *Device, er
 	params, err := super.Params(disk, rootHash)
 	if err != nil {
 		return nil, err
+	}
+	if len(options) > 0 {
+		params += fmt.Sprintf(" %d %s", len(options), strings.Join(options, " "))
 	}
 	var back undo.Stack
 	defer back.OnError(ctx, &err)

@@ -57,6 +57,9 @@ func TestTwoBuildsGiveTheSameBytes(t *testing.T) {
 	if !bytes.Equal(first.Initrd, second.Initrd) {
 		t.Error("ramdisks differ")
 	}
+	if !bytes.Equal(first.Root.Disk, second.Root.Disk) || !bytes.Equal(first.Root.Initrd, second.Root.Initrd) {
+		t.Error("root disks or their ramdisks differ")
+	}
 	if !bytes.Equal(first.Kernel, second.Kernel) || !bytes.Equal(first.BzImage, second.BzImage) {
 		t.Error("kernels differ")
 	}

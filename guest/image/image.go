@@ -24,6 +24,11 @@ const (
 	BzImageFile  = "vmlinuz" // as the package has it
 	InitrdFile   = "initrd.img"
 	ManifestFile = "manifest.json"
+
+	// What boots the same guest from a disk that dm-verity protects.
+	RootFile       = "root.img"
+	RootInitrdFile = "root-initrd.img" // opens the disk
+	RootHashFile   = "root.hash"       // of the disk, in hex, and a newline
 )
 
 // programs are the packages of the guest's programs and where their files are:
@@ -52,6 +57,7 @@ type Options struct {
 // Image is a kernel and a ramdisk in memory.
 type Image struct {
 	Kernel, BzImage, Initrd []byte
+	Root                    *Root
 	Manifest                Manifest
 }
 
@@ -87,6 +93,10 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	root, err := makeRoot(ctx, t, k, o)
+	if err != nil {
+		return nil, err
+	}
 	m := Manifest{
 		Kernel: KernelInfo{
 			Release: k.modules.release, Package: origin(k.pkg),
@@ -96,13 +106,14 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 			Compression: o.Compression, SHA256: sum(initrd),
 			Size: int64(len(initrd)), Unpacked: unpacked,
 		},
+		Root:     root.info(),
 		Packages: t.used(packages),
 		Files:    t.files(),
 	}
 	for _, mod := range boot {
 		m.Modules = append(m.Modules, mod.name)
 	}
-	return &Image{Kernel: vmlinux, BzImage: k.vmlinuz.Data, Initrd: initrd, Manifest: m}, nil
+	return &Image{Kernel: vmlinux, BzImage: k.vmlinuz.Data, Initrd: initrd, Root: root, Manifest: m}, nil
 }
 
 // checkAgent refuses what could not be the first program of the guest.
@@ -241,7 +252,8 @@ func (i *Image) WriteTo(dir string) error {
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{KernelFile, i.Kernel}, {BzImageFile, i.BzImage}, {InitrdFile, i.Initrd}, {ManifestFile, manifest}} {
+	}{{KernelFile, i.Kernel}, {BzImageFile, i.BzImage}, {InitrdFile, i.Initrd}, {ManifestFile, manifest},
+		{RootFile, i.Root.Disk}, {RootInitrdFile, i.Root.Initrd}, {RootHashFile, []byte(i.Root.Hash + "\n")}} {
 		if err := replace(filepath.Join(dir, f.name), f.data); err != nil {
 			return fmt.Errorf("write guest image: %w", err)
 		}

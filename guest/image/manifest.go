@@ -17,6 +17,7 @@ import (
 type Manifest struct {
 	Kernel   KernelInfo    `json:"kernel"`
 	Initrd   InitrdInfo    `json:"initrd"`
+	Root     RootInfo      `json:"root"`
 	Packages []PackageInfo `json:"packages"` // by name
 	Modules  []string      `json:"modules"`  // loaded at boot, in order
 	Files    []FileInfo    `json:"files"`    // of the initrd, by path
