@@ -34,8 +34,8 @@ type Config struct {
 type Hypervisor struct {
 	Path              string   // VMM, absolute
 	Kernel            string   // absolute
-	Initrd            string   // absolute; empty: Image is set
-	Image             string   // absolute; empty: Initrd is set
+	Initrd            string   // absolute; empty: the kernel mounts Image
+	Image             string   // absolute; empty: Initrd is the whole guest
 	KernelParams      string   // added last to the guest's command line
 	DefaultVCPUs      float64  // of every machine, before the workload's
 	DefaultMaxVCPUs   uint32   // 0: no limit of its own

@@ -161,7 +161,8 @@ func (f *file) check(c *Config) error {
 	}{
 		{h.Path == "", "path is missing: which VMM to run"},
 		{h.Kernel == "", "kernel is missing: what the guest boots"},
-		{(h.Initrd == "") == (h.Image == ""), "one of initrd and image must be set, and not both"},
+		{(h.Initrd == "") == (h.Image == "") && (h.Image == "" || !strings.Contains(" "+h.KernelParams, " kata.root_hash=")),
+			"one of initrd and image must be set, and both only with kata.root_hash= in kernel_params"},
 		{h.SharedFS != "none", `shared_fs must be "none": the guest shares no files with the host`},
 		{h.BlockDeviceDriver != "virtio-blk", `block_device_driver must be "virtio-blk"`},
 		{h.DisableBlockDeviceUse, "disable_block_device_use must be false: layers are block devices"},

@@ -103,6 +103,16 @@ enable_template = false
 	}
 }
 
+func TestInitrdThatOpensTheImage(t *testing.T) {
+	c, err := loadText(t, "image = \"DIR/initrd\"\nkernel_params = \"quiet kata.root_hash=ab\"")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Hypervisor.Initrd == "" || c.Hypervisor.Image == "" {
+		t.Errorf("initrd is %q, image is %q; want both", c.Hypervisor.Initrd, c.Hypervisor.Image)
+	}
+}
+
 func TestMistakesAreNamed(t *testing.T) {
 	for text, want := range map[string]string{
 		"kernel_parms = \"x\"":                              `configuration.toml:5: unknown key "kernel_parms" in table [hypervisor.clh]; did you mean "kernel_params"?`,
