@@ -28,12 +28,14 @@ func TestRootHashOnTheCommandLine(t *testing.T) {
 	for line, want := range map[string]string{
 		"quiet":                               "none",
 		"quiet kata.root_hash=ab\n":           "ab",
-		"kata.root_hash=ab kata.root_hash=cd": "cd",
+		"kata.root_hash=ab kata.root_hash=cd": "refused",
 		"kata.root_hash= quiet":               "",
 		"not.kata.root_hash=ab":               "none",
 	} {
-		got, there := rootHash(line)
-		if !there {
+		got, there, err := rootHash(line)
+		if err != nil {
+			got = "refused"
+		} else if !there {
 			got = "none"
 		}
 		if got != want {

@@ -48,8 +48,11 @@ func EnterImage() error {
 	if err != nil {
 		return err
 	}
-	hash, there := rootHash(string(line))
-	if !there {
+	hash, there, err := rootHash(string(line))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errNoRoot, err)
+	case !there:
 		return unix.Unmount("/proc", 0)
 	}
 	if err := enterImage(hash); err != nil {
@@ -67,14 +70,20 @@ func onRamdisk() (bool, error) {
 	return fs.Type == unix.RAMFS_MAGIC || fs.Type == unix.TMPFS_MAGIC, nil
 }
 
-// rootHash finds the root hash on a command line. The last one counts.
-func rootHash(line string) (hash string, there bool) {
+// rootHash finds the root hash on a command line. A second one is refused: it
+// would let whoever adds parameters replace the image.
+func rootHash(line string) (hash string, there bool, err error) {
 	for word := range strings.FieldsSeq(line) {
-		if value, found := strings.CutPrefix(word, rootHashParameter); found {
-			hash, there = value, true
+		value, found := strings.CutPrefix(word, rootHashParameter)
+		if !found {
+			continue
 		}
+		if there {
+			return "", false, fmt.Errorf("the kernel's command line has two root hashes, %q and %q", hash, value)
+		}
+		hash, there = value, true
 	}
-	return hash, there
+	return hash, there, nil
 }
 
 func enterImage(hash string) error {
