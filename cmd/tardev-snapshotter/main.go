@@ -1,6 +1,7 @@
 // tardev-snapshotter serves the tardev snapshotter to containerd as a proxy plugin.
 //
 //	tardev-snapshotter [flags] [root [socket [containerd-socket]]]
+//	tardev-snapshotter fsck [--repair] [--root directory]
 package main
 
 import (
@@ -8,11 +9,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
-	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"time"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
@@ -20,6 +18,8 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/kata-cc/kata-cc/tardev/snapshotter"
 )
@@ -27,12 +27,17 @@ import (
 // stopTimeout is how long requests may go on after a signal to stop.
 const stopTimeout = 10 * time.Second
 
+const defaultRoot = "/var/lib/containerd/io.containerd.snapshotter.v1.tardev"
+
 // options are those of the command line.
 type options struct {
 	root, socket, containerd, logLevel string
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "fsck" {
+		os.Exit(fsck(os.Args[2:]))
+	}
 	o, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -51,7 +56,7 @@ func main() {
 func parse(args []string) (options, error) {
 	o := options{}
 	f := flag.NewFlagSet("tardev-snapshotter", flag.ContinueOnError)
-	f.StringVar(&o.root, "root", "/var/lib/containerd/io.containerd.snapshotter.v1.tardev", "`directory` of metadata and layer files")
+	f.StringVar(&o.root, "root", defaultRoot, "`directory` of metadata and layer files")
 	f.StringVar(&o.socket, "address", "/run/containerd/tardev-snapshotter.sock", "unix `socket` to serve")
 	f.StringVar(&o.containerd, "containerd-address", "/run/containerd/containerd.sock", "`socket` of the containerd whose content store holds the layers")
 	f.StringVar(&o.logLevel, "log-level", "info", "least `level` of what is logged: trace, debug, info, warn or error")
@@ -83,7 +88,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer conn.Close()
-	l, err := listen(o.socket)
+	l, err := socketFor(o.socket)
 	if err != nil {
 		return err
 	}
@@ -96,6 +101,8 @@ func run(ctx context.Context, o options) (err error) {
 
 	server := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(sn))
+	alive := health.NewServer()
+	healthpb.RegisterHealthServer(server, alive)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	log.G(ctx).WithFields(log.Fields{"root": o.root, "socket": o.socket, "containerd": o.containerd}).Info("serving")
@@ -105,26 +112,10 @@ func run(ctx context.Context, o options) (err error) {
 	case <-ctx.Done():
 	}
 	log.G(ctx).Info("stopping")
+	alive.Shutdown()
 	// What is not done in time is broken off; the next start tidies up after it.
 	force := time.AfterFunc(stopTimeout, server.Stop)
 	defer force.Stop()
 	server.GracefulStop()
 	return <-served
-}
-
-// listen makes a socket that only root may use, in the place of one that nobody
-// listens on any more.
-func listen(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return nil, err
-	}
-	if c, err := net.Dial("unix", path); err == nil {
-		_ = c.Close()
-		return nil, fmt.Errorf("listen on %s: another process does", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	defer unix.Umask(unix.Umask(0o177))
-	return net.Listen("unix", path)
 }

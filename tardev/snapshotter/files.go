@@ -14,13 +14,17 @@ import (
 // dirs are the directories of a store.
 type dirs struct{ snapshots, layers, staging string }
 
-// makeDirs makes what is missing of them, for root's eyes only.
-func makeDirs(root string) (dirs, error) {
-	d := dirs{
+func dirsOf(root string) dirs {
+	return dirs{
 		snapshots: filepath.Join(root, "snapshots"),
 		layers:    filepath.Join(root, "layers"),
 		staging:   filepath.Join(root, "staging"),
 	}
+}
+
+// makeDirs makes what is missing of them, for root's eyes only.
+func makeDirs(root string) (dirs, error) {
+	d := dirsOf(root)
 	for _, dir := range []string{root, d.snapshots, d.layers, d.staging} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return dirs{}, err
