@@ -157,7 +157,7 @@ func TestErrorsKeepCodeAndText(t *testing.T) {
 		t.Errorf("%v is not a denial", err)
 	}
 	if _, err := c.GetMetrics(t.Context(), &agentpb.GetMetricsRequest{}); !agentclient.IsUnsupported(err) {
-		t.Errorf("GetMetrics: %v, want not implemented", err)
+		t.Errorf("GetMetrics: %v, want Unimplemented", err)
 	}
 	if err := c.StartContainer(t.Context(), &agentpb.StartContainerRequest{ContainerId: "x"}); !agentclient.IsNotFound(err) {
 		t.Errorf("StartContainer: %v, want not found", err)

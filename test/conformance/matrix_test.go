@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -42,8 +44,8 @@ func slow(rpc, fault string) bool {
 }
 
 func TestMatrixOfAgentFaults(t *testing.T) {
-	for rpc, count := range agentCalls {
-		for n := 1; n <= count; n++ {
+	for rpc, most := range agentCalls {
+		for n := 1; n <= most; n++ {
 			for fault, inject := range agentFaults {
 				t.Run(fmt.Sprintf("%s %d %s", rpc, n, fault), func(t *testing.T) {
 					t.Parallel()
@@ -54,20 +56,45 @@ func TestMatrixOfAgentFaults(t *testing.T) {
 					s := h.pod("pod")
 					inject(s.agent, rpc, n)
 					h.liveAndDie(s)
+					if calls := count(s.agent, rpc); calls < n {
+						t.Errorf("the fault never happened: %d calls of %s", calls, rpc)
+					}
 				})
 			}
 		}
 	}
 }
 
+// count is how often the agent was asked.
+func count(a *agenttest.Agent, rpc string) int {
+	n := 0
+	for _, name := range a.Names() {
+		if name == rpc {
+			n++
+		}
+	}
+	return n
+}
+
+// vmmCalls are the requests to the VMM and how often each is made in the story.
+var vmmCalls = map[string]int{
+	"vmm.ping": 1, "vm.create": 1, "vm.boot": 1, "vm.add-disk": 3, "vm.remove-device": 2, "vm.info": 2, "vmm.shutdown": 1,
+}
+
 func TestMatrixOfVMMFaults(t *testing.T) {
-	for _, endpoint := range []string{"vm.create", "vm.boot", "vm.add-disk", "vm.remove-device", "vm.info", "vm.shutdown", "vmm.shutdown"} {
+	for endpoint, most := range vmmCalls {
 		for _, do := range []string{"fail", "fail-after", "delay", "late", "drop", "die", "die-after"} {
-			for call := 1; call <= 2; call++ {
+			for call := 1; call <= most; call++ {
 				t.Run(fmt.Sprintf("%s %d %s", endpoint, call, do), func(t *testing.T) {
 					t.Parallel()
-					h := newHost(t, memory.Script{Faults: []memory.Fault{{Endpoint: endpoint, Call: call, Do: do, For: memory.Duration(200 * time.Millisecond)}}})
+					mark := filepath.Join(t.TempDir(), "happened")
+					h := newHost(t, memory.Script{Faults: []memory.Fault{{
+						Endpoint: endpoint, Call: call, Do: do, For: memory.Duration(200 * time.Millisecond), Mark: mark,
+					}}})
 					h.liveAndDie(h.pod("pod"))
+					if _, err := os.Stat(mark); err != nil {
+						t.Errorf("the fault never happened: %v", err)
+					}
 				})
 			}
 		}

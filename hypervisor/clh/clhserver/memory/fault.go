@@ -62,10 +62,22 @@ func (f Fault) answer() clhserver.Response {
 func (s Script) Intercept(ctx context.Context, c clhserver.Call, serve func() clhserver.Response) clhserver.Response {
 	for _, f := range s.Faults {
 		if f.Endpoint == c.Endpoint && (f.Call == 0 || f.Call == c.Count) {
+			f.mark()
 			return faults[f.Do](ctx, f, serve)
 		}
 	}
 	return serve()
+}
+
+// mark leaves the fault's mark. One that is missing fails the test that looks
+// for it.
+func (f Fault) mark() {
+	if f.Mark == "" {
+		return
+	}
+	if err := os.WriteFile(f.Mark, nil, 0o600); err != nil {
+		fmt.Fprintf(os.Stderr, "mark of a fault of %s: %v\n", f.Endpoint, err)
+	}
 }
 
 func sleep(ctx context.Context, d Duration) {

@@ -74,6 +74,9 @@ type Fault struct {
 	Status int      `json:"status,omitempty"`
 	Text   string   `json:"text,omitempty"`
 	For    Duration `json:"for,omitempty"`
+	// Mark is the path of an empty file to make when the fault happens, so that a
+	// test knows it did; empty: none.
+	Mark string `json:"mark,omitempty"`
 }
 
 // Never is the duration of what does not happen, "never" in JSON.
