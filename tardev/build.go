@@ -29,9 +29,10 @@ type BuildOptions struct {
 // Build writes to dst the layer file of a layer's blob: a tar, plain or
 // compressed with gzip or zstd. It passes over the blob once: decompressing,
 // writing, hashing for the diff id and for the tree and reading the tar go on at
-// the same time. Memory is some 16 MiB, 200 bytes for each file, and 1/128 of the
-// tar's size. A tar that cannot be read is [ErrTar]; what was written to dst
-// before an error is of no use.
+// the same time. Memory is some 16 MiB, 300 bytes for each file, 600 for each
+// directory, and up to 3/128 of the tar's size while the lowest level of the tree
+// grows. A tar that cannot be read is [ErrTar]; what was written to dst before an
+// error is of no use.
 func Build(ctx context.Context, dst io.Writer, blob io.Reader, o BuildOptions) (Layer, error) {
 	if o.Lost == nil {
 		o.Lost = func(string, string) {}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"io"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 )
@@ -100,6 +101,9 @@ func (x *index) add(m *member) error {
 	gid, _ := m.header.gid()
 	mtime, _ := m.header.mtime()
 	n.UID, n.GID, n.Mtime = uint32(uid), uint32(gid), int64(mtime)
+	if old := parent.children[name]; old != nil && len(old.children) > 0 {
+		x.lost(string(m.path), "everything that earlier entries have below it, which this one replaces")
+	}
 	parent.put(name, n)
 	x.losses(m, mode, uid, gid)
 	return nil
@@ -185,6 +189,30 @@ func (x *index) place(n *node, m *member) bool {
 	return true
 }
 
+// unreachable reports the files that a path made below what is no directory: one
+// that no entry names, or another kind of file. The index has no place for them.
+func (x *index) unreachable() {
+	type place struct {
+		node      *node
+		dir, name string
+		hidden    bool
+	}
+	for rest := []place{{node: &x.root}}; len(rest) > 0; {
+		p := rest[len(rest)-1]
+		rest = rest[:len(rest)-1]
+		if p.hidden && direntType(p.node.Mode) != typeUnknown {
+			x.lost(path.Join(p.dir, p.name), "the whole entry, whose parent is no directory that the tar names")
+		}
+		if len(p.node.children) == 0 {
+			continue
+		}
+		here, hidden := path.Join(p.dir, p.name), p.hidden || !p.node.IsDir()
+		for _, name := range slices.Backward(p.node.names()) {
+			rest = append(rest, place{p.node.children[name], here, name, hidden})
+		}
+	}
+}
+
 // number gives every node its inode number and its place, breadth first, and
 // returns the nodes in that order and where the names begin.
 func (x *index) number(base uint64) (order []*node, names uint64) {
@@ -222,6 +250,7 @@ func (x *index) number(base uint64) (order []*node, names uint64) {
 // writeTo writes the index of a tar of base bytes, up to the end of its
 // superblock, and returns the number of inodes.
 func (x *index) writeTo(dst io.Writer, base uint64) (inodes uint64, err error) {
+	x.unreachable()
 	order, names := x.number(base)
 	w := bufio.NewWriterSize(dst, ioSize)
 	at := base

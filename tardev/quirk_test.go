@@ -125,6 +125,26 @@ func TestQuirkImpliedParentsHaveNoType(t *testing.T) {
 	}
 }
 
+func TestFilesThatTheIndexCannotReachAreTold(t *testing.T) {
+	var lost []string
+	blob := rawTar(
+		member0("implied/deeper/f", '0'), member0("implied/g", '0'),
+		member0("file", '0'), member0("file/below", '0'),
+		member0("late/f", '0'), member0("late", '5'),
+		member0("dir", '5'), member0("dir/kept", '0'))
+	_, err := Build(t.Context(), io.Discard, bytes.NewReader(blob), BuildOptions{
+		Lost: func(path, what string) { lost = append(lost, path+": "+what) }})
+	const unreachable = ": the whole entry, whose parent is no directory that the tar names"
+	want := []string{
+		"late: everything that earlier entries have below it, which this one replaces",
+		"file/below" + unreachable, "implied/deeper/f" + unreachable, "implied/g" + unreachable,
+	}
+	if err != nil || !slices.Equal(lost, want) {
+		t.Errorf("lost %q, error %v, want %q", lost, err, want)
+	}
+	wantList(t, open(t, blob), "dir 40644", `dir/kept 100644 ""`, `file 100644 ""`, "implied 0", "late 40644")
+}
+
 func TestQuirkHardLinks(t *testing.T) {
 	fsys := open(t, rawTar(
 		withData("z", '0', "data"), member0("a", '1', withLink("./z")), member0("again", '1', withLink("/a")),

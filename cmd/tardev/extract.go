@@ -28,6 +28,9 @@ func extract(file, dir, rootHash string, stderr io.Writer) (err error) {
 			return fmt.Errorf("extract %s: %w", file, err)
 		}
 	}
+	if rootHash == "" {
+		fmt.Fprintf(stderr, "warning: %s: not checked, for want of a root hash\n", file)
+	}
 	fsys, err := tardev.Open(data, l.data)
 	if err != nil {
 		return fmt.Errorf("extract %s: %w", file, err)

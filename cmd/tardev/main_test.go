@@ -169,6 +169,9 @@ func TestExtract(t *testing.T) {
 	if target, err := os.Readlink(filepath.Join(dir, "outside")); err != nil || target != "../../etc/passwd" {
 		t.Errorf("link leads to %q, %v", target, err)
 	}
+	if _, stderr := mustRun(t, "extract", file, filepath.Join(t.TempDir(), "unchecked")); !strings.Contains(stderr, "not checked") {
+		t.Errorf("extract without a root hash said %q", stderr)
+	}
 	if _, _, err := run(t, "extract", file, dir); err == nil {
 		t.Error("extract wrote into a directory that was there")
 	}
