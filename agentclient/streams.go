@@ -13,6 +13,11 @@ import (
 // ChunkSize is the most that one read or write of a stream carries, in bytes.
 const ChunkSize = 32 << 10
 
+// hiddenSize is what a read asks for after an empty answer, in bytes: a whole
+// pipe. The answer may have been output that a policy hides, and the process
+// waits for the pipe to be emptied all the same.
+const hiddenSize = 64 << 10
+
 // Streams is the standard input and output of one process in the guest. Agents
 // tell the end of output in different ways, and lose what is still in the pipe
 // once WaitProcess has answered; Streams hides both.
@@ -154,7 +159,11 @@ func (o *output) fetch() error {
 	if o.closes > 0 && o.current() == flowing {
 		overdue = time.AfterFunc(rereadGrace, func() { o.enter(idle) })
 	}
-	resp, err := o.read(o.ctx, &agentpb.ReadStreamRequest{ContainerId: s.container, ExecId: s.exec, Len: ChunkSize})
+	size := uint32(ChunkSize)
+	if o.pause > 0 {
+		size = hiddenSize
+	}
+	resp, err := o.read(o.ctx, &agentpb.ReadStreamRequest{ContainerId: s.container, ExecId: s.exec, Len: size})
 	if overdue != nil {
 		overdue.Stop()
 	}

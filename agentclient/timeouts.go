@@ -23,9 +23,12 @@ const (
 	redialMin = 10 * time.Millisecond
 	redialMax = 200 * time.Millisecond
 
-	// rereadMin and rereadMax bound the pause after a read that gave nothing.
+	// rereadMin and rereadMax bound the pause after a read that gave nothing. An
+	// agent may say so of the end of output, which costs a request per pause for as
+	// long as the process runs, or of output that is hidden, of which no more than
+	// a pipe per pause goes by.
 	rereadMin = time.Millisecond
-	rereadMax = 100 * time.Millisecond
+	rereadMax = 25 * time.Millisecond
 	// rereadGrace is how long a read that was repeated after a doubtful end may
 	// stay unanswered before the process is waited for beside it.
 	rereadGrace = 200 * time.Millisecond

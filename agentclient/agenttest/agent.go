@@ -43,12 +43,15 @@ type Script struct {
 	// Hold keeps the output open after the exit, as a child that outlives its
 	// parent does.
 	Hold bool `json:"hold"`
+	// Missing makes the start fail: the container has no such program.
+	Missing bool `json:"missing"`
 }
 
 // Call is one call that the agent received.
 type Call struct {
 	RPC     string
 	Request proto.Message
+	Limit   time.Duration // what the caller allows for it; 0: no limit
 }
 
 // File is what CopyFile made.

@@ -89,7 +89,7 @@ func (a *Agent) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info
 		if err := unmarshal(v); err != nil {
 			return err
 		}
-		if f := a.record(rpc, v.(proto.Message)); f != nil {
+		if f := a.record(ctx, rpc, v.(proto.Message)); f != nil {
 			return f(ctx)
 		}
 		return nil
@@ -102,10 +102,14 @@ func (a *Agent) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info
 	return resp, err
 }
 
-func (a *Agent) record(rpc string, request proto.Message) func(context.Context) error {
+func (a *Agent) record(ctx context.Context, rpc string, request proto.Message) func(context.Context) error {
+	call := Call{RPC: rpc, Request: proto.Clone(request)}
+	if end, ok := ctx.Deadline(); ok {
+		call.Limit = time.Until(end)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.calls = append(a.calls, Call{rpc, proto.Clone(request)})
+	a.calls = append(a.calls, call)
 	var happen func(context.Context) error
 	a.faults = slices.DeleteFunc(a.faults, func(f *fault) bool {
 		if f.rpc != rpc {

@@ -40,7 +40,11 @@ func (s service) ExecProcess(_ context.Context, r *agentpb.ExecProcessRequest) (
 	case c.process(r.GetExecId()) != nil:
 		return refuse(codes.Internal, "exec_id '%s' already exists", r.GetExecId())
 	}
-	p := newProcess(a.flavour, a.scriptFor(r.GetProcess().GetArgs()), r.GetProcess().GetTerminal())
+	script := a.scriptFor(r.GetProcess().GetArgs())
+	if script.Missing {
+		return refuse(codes.Internal, "%s", chain("the file "+r.GetProcess().GetArgs()[0]+" was not found"))
+	}
+	p := newProcess(a.flavour, script, r.GetProcess().GetTerminal())
 	c.processes[r.GetExecId()] = p
 	a.wire.tasks.Go(p.run)
 	return empty, nil
