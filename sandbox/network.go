@@ -3,13 +3,57 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"net/netip"
 
 	"github.com/containerd/log"
 
 	"github.com/kata-cc/kata-cc/agentclient"
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/network"
+	"github.com/kata-cc/kata-cc/network/portforward"
 )
+
+// forwardPorts lets those who dial the localhost of the pod's namespace reach the
+// pod. One that cannot be has everything else.
+func (s *Sandbox) forwardPorts(ctx context.Context) {
+	if s.network == nil {
+		return
+	}
+	addresses := podAddresses(s.network)
+	if len(addresses) == 0 {
+		return
+	}
+	f, err := portforward.Start(s.o.NetNS, addresses)
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("port-forward will not reach this pod")
+		return
+	}
+	s.undo.Add(func(context.Context) error { return f.Close() })
+}
+
+// podAddresses are those by which the pod is reached from elsewhere, those of
+// the links with a default route first.
+func podAddresses(n *network.Network) []netip.Addr {
+	leads := map[string]bool{}
+	for _, r := range n.Routes {
+		if !r.Dest.IsValid() {
+			leads[r.Device] = true
+		}
+	}
+	var first, rest []netip.Addr
+	for _, i := range n.Interfaces {
+		for _, a := range i.Addresses {
+			switch {
+			case !a.Addr().IsGlobalUnicast():
+			case leads[i.Name]:
+				first = append(first, a.Addr())
+			default:
+				rest = append(rest, a.Addr())
+			}
+		}
+	}
+	return append(first, rest...)
+}
 
 // configureNetwork makes the guest take over the addresses, routes and
 // neighbours of the pod's network namespace. The guest finds its neighbours by

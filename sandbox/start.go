@@ -77,6 +77,8 @@ func (s *Sandbox) boot(ctx context.Context) error {
 		return err
 	}
 	clock.done("guest")
+	s.forwardPorts(ctx)
+	clock.done("ports")
 	clock.fields["duration"] = time.Since(began)
 	log.G(ctx).WithFields(clock.fields).Info("sandbox started")
 	return nil

@@ -2,10 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -105,39 +101,6 @@ func TestStats(t *testing.T) {
 		out, err := c.Shell(t.Context(), "crictl stats -o json "+id+" | jq -r '.stats[0].memory.workingSetBytes.value'")
 		return err == nil && out != "0\n" && out != "null\n"
 	})
-}
-
-func TestNetworkBothWays(t *testing.T) {
-	c := start(t)
-	p := runPod(t, c, "network")
-	id := p.run(cluster.Container{Name: "main", Command: []string{"/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/"}})
-	ip, err := c.PodIP(t.Context(), p.sandbox)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := &http.Client{Timeout: 10 * time.Second}
-	eventually(t, "the host reaches the pod", func() bool {
-		resp, err := client.Get("http://" + net.JoinHostPort(ip, "8080") + "/bin/busybox")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		n, err := io.Copy(io.Discard, resp.Body)
-		return err == nil && n > 1<<20
-	})
-
-	l, err := net.Listen("tcp", net.JoinHostPort(c.Gateway(), "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = fmt.Fprintf(w, "hello %s\n", r.RemoteAddr)
-	})}
-	go server.Serve(l)
-	defer server.Close()
-	if out := p.exec(id, "wget", "-q", "-O", "-", "http://"+l.Addr().String()+"/"); !strings.HasPrefix(out, "hello "+ip+":") {
-		t.Errorf("the pod, whose address is %s, reaches the host as: %s", ip, out)
-	}
 }
 
 func TestThreeContainersShareLayers(t *testing.T) {

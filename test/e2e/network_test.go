@@ -1,0 +1,102 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kata-cc/kata-cc/test/cluster"
+)
+
+func TestNetworkBothWays(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "network")
+	id := p.run(cluster.Container{Name: "main", Command: []string{"/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/"}})
+	ip, err := c.PodIP(t.Context(), p.sandbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Timeout: 10 * time.Second}
+	eventually(t, "the host reaches the pod", func() bool {
+		resp, err := client.Get("http://" + net.JoinHostPort(ip, "8080") + "/bin/busybox")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		n, err := io.Copy(io.Discard, resp.Body)
+		return err == nil && n > 1<<20
+	})
+
+	l, err := net.Listen("tcp", net.JoinHostPort(c.Gateway(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, "hello %s\n", r.RemoteAddr)
+	})}
+	go server.Serve(l)
+	defer server.Close()
+	if out := p.exec(id, "wget", "-q", "-O", "-", "http://"+l.Addr().String()+"/"); !strings.HasPrefix(out, "hello "+ip+":") {
+		t.Errorf("the pod, whose address is %s, reaches the host as: %s", ip, out)
+	}
+}
+
+// kubectl port-forward ends in a dial of localhost in the pod's namespace.
+func TestPortForward(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "forward")
+	p.run(cluster.Container{Name: "main", Command: []string{"/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/"}})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err = errors.Join(err, l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if out, err := c.Run(ctx, "crictl", "port-forward", p.sandbox, port+":8080"); ctx.Err() == nil {
+			t.Errorf("crictl port-forward ended: %v: %s", err, out)
+		}
+	}()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	client := &http.Client{Timeout: 10 * time.Second}
+	eventually(t, "the forwarded port answers", func() bool {
+		resp, err := client.Get("http://" + net.JoinHostPort("127.0.0.1", port) + "/bin/busybox")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		n, err := io.Copy(io.Discard, resp.Body)
+		return err == nil && n > 1<<20
+	})
+}
+
+func TestTwoPodsTalk(t *testing.T) {
+	c := start(t)
+	server, caller := runPod(t, c, "server"), runPod(t, c, "caller")
+	server.run(cluster.Container{Name: "main", Command: []string{"/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/"}})
+	id := caller.run(cluster.Container{Name: "main"})
+	ip, err := c.PodIP(t.Context(), server.sandbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a pod reaches the other", func() bool {
+		out, err := c.Exec(t.Context(), id, "/bin/busybox", "sh", "-c", "busybox wget -q -O - http://"+ip+":8080/bin/busybox | busybox wc -c")
+		n, _ := strconv.Atoi(strings.TrimSpace(out))
+		return err == nil && n > 1<<20
+	})
+}
