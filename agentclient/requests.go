@@ -203,7 +203,7 @@ func (c *Client) SetGuestDateTime(ctx context.Context, r *agentpb.SetGuestDateTi
 }
 
 // CopyFile writes one chunk of a file, a directory or a symbolic link into the
-// guest. Copy sends whole trees.
+// guest.
 func (c *Client) CopyFile(ctx context.Context, r *agentpb.CopyFileRequest) error {
 	return tell(ctx, "CopyFile", requestTimeout, c.agent.CopyFile, r)
 }

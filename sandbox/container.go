@@ -33,6 +33,7 @@ type Container struct {
 	paused   bool
 	deleting bool
 	held     []string // disk ids of the layers in use
+	copies   []string // paths in the guest of what was copied for it
 	removed  bool     // the guest has let go of it
 }
 
@@ -96,12 +97,12 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 		return err
 	}
 	clock.done("layers")
-	for _, f := range plan.Files {
-		if err = s.agent.Copy(ctx, f.HostPath, f.GuestPath, agentclient.DefaultCopyLimits); err != nil {
-			return err
-		}
+	copied, err := s.copyFiles(ctx, c, plan, &back)
+	if err != nil {
+		return err
 	}
 	clock.done("files")
+	clock.fields["copied_files"], clock.fields["copied_bytes"] = copied.Objects, copied.Bytes
 	request, err := plan.Request(sources)
 	if err != nil {
 		return err
@@ -263,6 +264,7 @@ func (c *Container) delete(ctx context.Context) error {
 	removed := c.removed
 	s.mu.Unlock()
 	if !removed {
+		c.dropFiles() // an update must not come after the removal
 		if err := c.removeFromGuest(ctx); err != nil {
 			return err
 		}

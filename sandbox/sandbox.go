@@ -34,6 +34,7 @@ import (
 	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/internal/undo"
 	"github.com/kata-cc/kata-cc/network"
+	"github.com/kata-cc/kata-cc/volumes"
 )
 
 // AgentPort is the vsock port of the guest that the agent listens on.
@@ -83,6 +84,7 @@ type Sandbox struct {
 	network  *network.Network
 	vm       hypervisor.VM
 	agent    *agentclient.Client
+	volumes  *volumes.Set
 	position func(hypervisor.BDF) (string, error) // the form that the agent reads
 	// microseconds says that the agent counts so where its cgroups do.
 	microseconds bool

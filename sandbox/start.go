@@ -15,6 +15,7 @@ import (
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/network"
+	"github.com/kata-cc/kata-cc/volumes"
 )
 
 // Start launches and boots the machine and waits until its agent is ready for
@@ -183,6 +184,8 @@ func (s *Sandbox) connect(ctx context.Context) error {
 	s.agent = agent
 	s.undo.Add(func(context.Context) error { return agent.Close() })
 	s.undo.Add(s.destroyGuest)
+	s.volumes = volumes.New(s.life, volumes.ByAgent(agent), volumes.DefaultLimits)
+	s.undo.Add(func(context.Context) error { return s.volumes.Close() })
 	return nil
 }
 

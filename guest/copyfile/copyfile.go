@@ -82,7 +82,10 @@ func (f *Files) copy(root *os.Root, name string, r *agentpb.CopyFileRequest) err
 		}
 		return own(root, name, r)
 	case unix.S_IFLNK:
-		return link(root, name, r)
+		if err := link(root, name, r); err != nil || path.Base(name) != versionLink {
+			return err
+		}
+		return f.tidy(root, path.Dir(name), string(r.GetData()))
 	case unix.S_IFREG, 0:
 		return f.piece(root, name, r)
 	}
@@ -108,7 +111,6 @@ func makeParents(root *os.Root, dir string, mode os.FileMode) error {
 func link(root *os.Root, name string, r *agentpb.CopyFileRequest) error {
 	temp := name + ".link"
 	_ = root.Remove(temp)
-	old, _ := root.Readlink(name) // empty if there is none
 	if err := root.Symlink(string(r.GetData()), temp); err != nil {
 		return err
 	}
@@ -118,20 +120,7 @@ func link(root *os.Root, name string, r *agentpb.CopyFileRequest) error {
 	if err := root.Rename(temp, name); err != nil {
 		return errors.Join(err, root.Remove(temp))
 	}
-	return dropVersion(root, name, old, string(r.GetData()))
-}
-
-// versionLink is the link by which a Kubernetes volume names its present
-// version, a directory "..<time>" beside it.
-const versionLink = "..data"
-
-// dropVersion removes the version of a volume that its link has pointed to until
-// now: the protocol has no call to delete it, and it lies in guest memory.
-func dropVersion(root *os.Root, name, old, target string) error {
-	if path.Base(name) != versionLink || old == target || !strings.HasPrefix(old, "..") || len(old) < 3 || strings.Contains(old, "/") {
-		return nil
-	}
-	return root.RemoveAll(path.Join(path.Dir(name), old))
+	return nil
 }
 
 // piece writes a piece of a file and gives the file its name with the last one.

@@ -136,3 +136,57 @@ func FuzzBelow(f *testing.F) {
 		}
 	})
 }
+
+func TestCopiesGoWithTheirContainer(t *testing.T) {
+	dir := t.TempDir()
+	f := New(dir)
+	const digits = "0123456789abcdef"
+	for _, name := range []string{"c-" + digits + "-hosts", "c-" + digits + "-v/x", "c-2-" + digits + "-hosts", "c/rootfs"} {
+		if err := f.Copy(t.Context(), request(dir+"/shared/containers/"+name, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // the second time there is nothing
+		if err := f.RemoveCopies("c"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left, err := filepath.Glob(dir + "/shared/containers/*")
+	if err != nil || len(left) != 2 || filepath.Base(left[0]) != "c" || filepath.Base(left[1]) != "c-2-"+digits+"-hosts" {
+		t.Errorf("left are %v, %v", left, err)
+	}
+	if err := New(t.TempDir()).RemoveCopies("c"); err != nil {
+		t.Errorf("without any copy: %v", err)
+	}
+}
+
+func TestVersionsThatWereLeftAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	f := New(dir)
+	symlink := func(name, target string) *agentpb.CopyFileRequest {
+		r := request(dir+"/v/"+name, target)
+		r.FileMode, r.FileSize = unix.S_IFLNK|0o777, 0
+		return r
+	}
+	half := request(dir+"/v/..2/half", "ab")
+	half.Data = half.GetData()[:1]
+	for _, r := range []*agentpb.CopyFileRequest{
+		request(dir+"/v/..1/a", "1"), request(dir+"/v/..1/gone", "1"), symlink("..data", "..1"), symlink("a", "..data/a"), symlink("gone", "..data/gone"),
+		symlink("elsewhere", "nowhere"), half, request(dir+"/v/..3/a", "3"), symlink("..data", "..3"),
+	} {
+		if err := f.Copy(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var names []string
+	entries, err := os.ReadDir(dir + "/v")
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if got := strings.Join(names, " "); err != nil || got != "..3 ..data a elsewhere" {
+		t.Errorf("the volume holds %s, %v", got, err)
+	}
+	if len(f.pending) != 0 {
+		t.Errorf("%d files are still awaited", len(f.pending))
+	}
+}

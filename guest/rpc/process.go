@@ -23,7 +23,10 @@ func (s *Service) RemoveContainer(ctx context.Context, r *agentpb.RemoveContaine
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(t)*time.Second, errors.Join(unix.ETIME, context.DeadlineExceeded))
 		defer cancel()
 	}
-	return empty, s.sandbox.RemoveContainer(ctx, r.GetContainerId())
+	if err := s.sandbox.RemoveContainer(ctx, r.GetContainerId()); err != nil {
+		return nil, err
+	}
+	return empty, s.files.RemoveCopies(r.GetContainerId())
 }
 
 // ExecProcess starts another process in a container.

@@ -30,10 +30,12 @@ var allowed = map[string][]string{
 	"mounts":              {"hypervisor", "agentclient/agentpb", "configuration"},
 	"network":             {"hypervisor", "configuration"},
 	"network/portforward": {"network"},
-	"sandbox":             {"hypervisor", "agentclient", "agentclient/agentpb", "mounts", "network", "network/portforward", "configuration"},
+	"sandbox":             {"hypervisor", "agentclient", "agentclient/agentpb", "mounts", "network", "network/portforward", "volumes", "configuration"},
 	// shim is handed a hypervisor.Launcher by main, and describes the machine.
 	"shim":   {"sandbox", "mounts", "configuration", "hypervisor"},
 	"tardev": {"verity"},
+	// volumes knows of the agent only the message that carries a file.
+	"volumes": {"agentclient/agentpb"},
 
 	// The programs wire everything together; tests may look anywhere.
 	"cmd":   {"*"},
