@@ -18,7 +18,7 @@ import (
 func fsck(args []string) int {
 	f := flag.NewFlagSet("tardev-snapshotter fsck", flag.ContinueOnError)
 	root := f.String("root", defaultRoot, "`directory` of metadata and layer files")
-	repair := f.Bool("repair", false, "remove damaged layer files, whose images are then to be removed and pulled again")
+	repair := f.Bool("repair", false, "remove damaged layer files and move unreadable metadata away; the images are then to be removed and pulled again")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
@@ -35,8 +35,8 @@ func fsck(args []string) int {
 	files, err := snapshotter.Check(ctx, *root, *repair, func(p snapshotter.Problem) {
 		problems++
 		fmt.Printf("%s: snapshot %q: %v\n", p.Path, p.Snapshot, p.Err)
-		if p.Repaired {
-			fmt.Printf("%s: removed\n", p.Path)
+		if p.Repaired != "" {
+			fmt.Printf("%s: %s\n", p.Path, p.Repaired)
 		}
 	})
 	if err != nil {

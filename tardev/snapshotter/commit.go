@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -20,9 +19,14 @@ import (
 	"github.com/kata-cc/kata-cc/tardev"
 )
 
-// Commit turns an image layer that was unpacked into a layer file, read from the
-// layer's blob in containerd's content store: what the scratch directory holds
-// plays no part. The snapshot of a container cannot be committed.
+// Commit makes an image layer that was unpacked a committed snapshot. Its layer
+// file was made by Apply, or is made now from the layer's blob in containerd's
+// content store: what the scratch directory holds plays no part. The snapshot of a
+// container cannot be committed.
+//
+// To commit what is committed already is no error if the name is a chain id, which
+// says that the content is the same: containerd asks so if it was killed, or
+// failed, before it had written down that the first Commit succeeded.
 func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) (err error) {
 	labels, err := labelsOf(opts)
 	if err != nil {
@@ -40,10 +44,35 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	if err != nil {
 		return err
 	}
+	if !s.isCommitted(name, active.record.Parent) {
+		if err := s.commit(ctx, name, active, labels); err != nil {
+			s.store.free(active)
+			return fmt.Errorf("commit layer %s: %w", name, err)
+		}
+	}
+	// It is committed; what follows only tidies up.
+	if err := s.discard(active); err != nil {
+		s.store.free(active)
+		log.G(ctx).WithError(err).WithField("key", key).Warn("leftovers of a committed layer stay")
+	}
+	return nil
+}
+
+// isCommitted says whether a layer of the name's chain id is committed, its file
+// being there.
+func (s *Snapshotter) isCommitted(name, parent string) bool {
+	r, err := s.store.get(name)
+	if err != nil || r.Kind != snapshots.KindCommitted || r.Parent != parent || digest.Digest(lastElement(name)).Validate() != nil {
+		return false
+	}
+	st, err := os.Stat(s.layerPath(name))
+	return err == nil && st.Mode().IsRegular()
+}
+
+// commit makes the committed snapshot of a layer, whose active one stays.
+func (s *Snapshotter) commit(ctx context.Context, name string, active *snapshot, labels map[string]string) (err error) {
 	var back undo.Stack
 	defer back.OnError(ctx, &err)
-	back.Add(func(context.Context) error { s.store.free(active); return nil })
-
 	committed, err := s.store.reserve(name, active.record.Parent)
 	if err != nil {
 		return err
@@ -55,104 +84,115 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 		all = map[string]string{}
 	}
 	maps.Copy(all, labels)
-	now := timestampOf(time.Now())
-	r := record{Kind: snapshots.KindCommitted, Name: name, Parent: active.record.Parent, Labels: all, Created: now, Updated: now}
+	r := record{Kind: snapshots.KindCommitted, Name: name, Parent: active.record.Parent, Labels: all, Created: timestampOf(time.Now())}
 
-	root, found, err := s.layers.acquire(ctx, LayerName(name), func() (string, error) { return s.convert(ctx, &r) })
-	if err != nil {
-		return fmt.Errorf("commit layer %s: %w", name, err)
+	m := active.applied.made
+	if active.applied.layer != LayerName(name) {
+		if m, err = s.layerOf(ctx, &r); err != nil {
+			return err
+		}
+		back.Add(func(context.Context) error { return s.releaseLayer(name) })
 	}
-	back.Add(func(context.Context) error { return s.releaseLayer(name) })
-	if found && digest.Digest(lastElement(name)).Validate() != nil {
-		// Only a chain id says that two snapshots of one name have one content.
-		return fmt.Errorf("commit layer %s: another snapshot has the layer file %s: %w", name, LayerName(name), errdefs.ErrAlreadyExists)
-	}
-	r.Labels[LabelRootHash] = root
+	r.Labels[LabelRootHash] = m.rootHash
 	r.Updated = timestampOf(time.Now())
 	if err := s.store.show(committed, r); err != nil {
 		return err
 	}
-	back.Forget() // it is committed; what follows only tidies up
-	if err := s.discard(active); err != nil {
-		s.store.free(active)
-		log.G(ctx).WithError(err).WithField("key", key).Warn("leftovers of a committed layer stay")
+	if active.applied.layer == LayerName(name) {
+		active.applied = applied{} // its user is the committed snapshot now
 	}
 	return nil
 }
 
-// discard removes a busy snapshot and its scratch directory.
+// layerOf acquires the layer file of a snapshot to be committed, made from the
+// blob that its labels or its name lead to.
+func (s *Snapshotter) layerOf(ctx context.Context, r *record) (made, error) {
+	m, found, err := s.layers.acquire(ctx, LayerName(r.Name), func() (made, error) {
+		b, err := s.findBlob(inNamespace(ctx, r.Name), r)
+		if err != nil {
+			return made{}, err
+		}
+		defer b.Close()
+		return s.convert(ctx, b, r.Name, r.Parent)
+	})
+	if err != nil {
+		return made{}, err
+	}
+	if found && digest.Digest(lastElement(r.Name)).Validate() != nil {
+		// Only a chain id says that two snapshots of one name have one content.
+		return made{}, errors.Join(fmt.Errorf("another snapshot has the layer file %s: %w", LayerName(r.Name), errdefs.ErrAlreadyExists), s.releaseLayer(r.Name))
+	}
+	return m, nil
+}
+
+// discard removes a busy snapshot, its scratch directory, and the layer file that
+// was made for it and is nobody else's.
 func (s *Snapshotter) discard(sn *snapshot) error {
-	if err := removeFile(s.store.path(sn)); err != nil {
+	if err := removeFile(s.disk, s.store.path(sn)); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.store.scratch(sn)); err != nil {
-		return err
+	if err := s.disk.RemoveAll(s.store.scratch(sn)); err != nil {
+		return classified(err)
+	}
+	if layer := sn.applied.layer; layer != "" {
+		sn.applied = applied{}
+		if err := s.releaseFile(layer); err != nil {
+			return err
+		}
 	}
 	s.store.drop(sn)
 	return nil
 }
 
-func (s *Snapshotter) releaseLayer(key string) error {
-	return s.layers.release(LayerName(key), func() error { return removeFile(s.layerPath(key)) })
+func (s *Snapshotter) releaseLayer(key string) error { return s.releaseFile(LayerName(key)) }
+
+func (s *Snapshotter) releaseFile(name string) error {
+	return s.layers.release(name, func() error { return s.removeLayer(name) })
 }
 
-// convert makes the layer file of a snapshot to be committed, and returns its
-// root hash.
-func (s *Snapshotter) convert(ctx context.Context, r *record) (_ string, err error) {
+// convert makes the layer file of the snapshot key above parent.
+func (s *Snapshotter) convert(ctx context.Context, b *blob, key, parent string) (_ made, err error) {
 	start := time.Now()
-	ctx = inNamespace(ctx, r.Name)
-	b, err := s.findBlob(ctx, r)
+	f, err := s.store.staging.create("layer-")
 	if err != nil {
-		return "", err
-	}
-	defer b.Close()
-
-	f, err := os.CreateTemp(s.dirs.staging, "layer-")
-	if err != nil {
-		return "", err
+		return made{}, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+			err = fmt.Errorf("convert blob %s: %w", b.digest, errors.Join(classified(err), f.discard()))
 		}
 	}()
 	l, err := tardev.Build(ctx, f, b.reader(), tardev.BuildOptions{Lost: lossLog(ctx, b.digest)})
 	if err != nil {
-		return "", fmt.Errorf("convert blob %s: %w", b.digest, err)
+		return made{}, err
 	}
-	if err := checkChain(r, digest.Digest(l.DiffID)); err != nil {
-		return "", fmt.Errorf("convert blob %s: %w", b.digest, err)
+	if err := checkChain(key, parent, digest.Digest(l.DiffID)); err != nil {
+		return made{}, err
 	}
-	path := s.layerPath(r.Name)
-	if err := f.Chmod(0o600); err != nil {
-		return "", err
-	}
-	if err := f.Sync(); err != nil {
-		return "", fmt.Errorf("sync layer file: %w", err)
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return "", err
-	}
-	if err := errors.Join(f.Close(), syncDir(filepath.Dir(path))); err != nil {
-		return "", errors.Join(err, removeFile(path))
+	path := s.layerPath(key)
+	if err := f.place(path); err != nil {
+		if f.moved {
+			err = errors.Join(err, removeFile(s.disk, path))
+		}
+		return made{}, err
 	}
 	log.G(ctx).WithFields(log.Fields{
-		"layer": LayerName(r.Name), "blob": b.digest, "root-hash": l.RootHash, "size": l.Size,
+		"layer": LayerName(key), "blob": b.digest, "root-hash": l.RootHash, "size": l.Size,
 		"inodes": l.Inodes, "duration": time.Since(start),
 	}).Info("layer converted")
-	return l.RootHash, nil
+	return made{rootHash: l.RootHash, diffID: l.DiffID}, nil
 }
 
 // checkChain compares what was converted with the chain id that names the
 // snapshot, if its name and its parent's are chain ids.
-func checkChain(r *record, diffID digest.Digest) error {
-	want := digest.Digest(lastElement(r.Name))
+func checkChain(key, parent string, diffID digest.Digest) error {
+	want := digest.Digest(lastElement(key))
 	if want.Validate() != nil {
 		return nil
 	}
 	chain := []digest.Digest{diffID}
-	if r.Parent != "" {
-		parent := digest.Digest(lastElement(r.Parent))
+	if parent != "" {
+		parent := digest.Digest(lastElement(parent))
 		if parent.Validate() != nil {
 			return nil
 		}

@@ -32,6 +32,7 @@ const (
 // contentStore is a content store that counts what is opened of it.
 type contentStore struct {
 	content.Store
+	dir    string
 	opened atomic.Int32
 }
 
@@ -122,11 +123,12 @@ func baseTar(t testing.TB) []byte {
 
 func newContent(t testing.TB) *contentStore {
 	t.Helper()
-	cs, err := local.NewStore(t.TempDir())
+	dir := t.TempDir()
+	cs, err := local.NewStore(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &contentStore{Store: cs}
+	return &contentStore{Store: cs, dir: dir}
 }
 
 func newSnapshotter(t testing.TB, root string, c Content) *Snapshotter {

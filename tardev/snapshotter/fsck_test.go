@@ -42,18 +42,20 @@ func TestCheckFindsWhatIsDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	odd := filepath.Join(root, "snapshots", "odd")
+	moved := map[bool]string{true: "moved to " + filepath.Join(root, "damaged", "odd")}
+	removed := map[bool]string{true: "removed"}
 	if err = os.WriteFile(odd, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, repair := range []bool{false, true} {
 		got := check(t, root, repair)
-		if len(got) != 2 || got[0].Path != odd || got[1].Path != path || got[1].Snapshot != name ||
-			!errors.Is(got[1].Err, verity.ErrMismatch) || got[1].Repaired != repair {
+		if len(got) != 2 || got[0].Path != odd || got[0].Repaired != moved[repair] || got[1].Path != path || got[1].Snapshot != name ||
+			!errors.Is(got[1].Err, verity.ErrMismatch) || got[1].Repaired != removed[repair] {
 			t.Errorf("repair %v: %+v", repair, got)
 		}
 	}
-	if _, err = os.Stat(odd); err != nil {
-		t.Errorf("unreadable metadata is gone: %v", err)
+	if data, err := os.ReadFile(filepath.Join(root, "damaged", "odd")); err != nil || string(data) != "{" {
+		t.Errorf("unreadable metadata is gone: %q, %v", data, err)
 	}
 	s = newSnapshotter(t, root, c)
 	if _, err = s.Prepare(t.Context(), "k8s.io/2/container", name); !errdefs.IsFailedPrecondition(err) {

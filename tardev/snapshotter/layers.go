@@ -12,41 +12,45 @@ type layers struct {
 	files map[string]*layer // by name
 }
 
-type layer struct {
-	rootHash string // "" if the file was found to be missing
-	users    int
-	// busy is closed when the file is neither being made nor being removed.
-	busy chan struct{}
+// made is what is known of a layer file.
+type made struct {
+	rootHash string
+	diffID   string // "" if it was made before this process began
 }
 
-// acquire returns the root hash of a layer file and counts one more user. If
+type layer struct {
+	made                // zero if the file is missing
+	users int           // 0 if it could not be removed after the last
+	busy  chan struct{} // closed when the file is neither being made nor being removed
+}
+
+// acquire counts one more user of a layer file and returns what is known of it. If
 // there is no file, make makes it; found says that it was there.
-func (s *layers) acquire(ctx context.Context, name string, make func() (rootHash string, err error)) (rootHash string, found bool, err error) {
+func (s *layers) acquire(ctx context.Context, name string, make func() (made, error)) (m made, found bool, err error) {
 	l, err := s.settled(ctx, name)
 	if err != nil {
-		return "", false, err
+		return made{}, false, err
 	}
 	if l.rootHash != "" {
 		l.users++
 		s.mu.Unlock()
-		return l.rootHash, true, nil
+		return l.made, true, nil
 	}
 	l.busy = newBusy()
 	s.mu.Unlock()
 
-	rootHash, err = make()
+	m, err = make()
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	close(l.busy)
-	l.busy = nil
+	l.settle()
 	if err == nil {
-		l.rootHash = rootHash
+		l.made = m
 		l.users++
 	} else if l.users == 0 {
 		delete(s.files, name)
 	}
-	return rootHash, false, err
+	return m, false, err
 }
 
 // settled returns the layer of a name, new if there is none, once nobody works on
@@ -73,16 +77,36 @@ func (s *layers) settled(ctx context.Context, name string) (*layer, error) {
 }
 
 // release counts one user less; after the last, remove removes the file. If that
-// fails the last user stays, and may release again.
+// fails the file is nobody's, and sweep may try again.
 func (s *layers) release(name string, remove func() error) error {
 	s.mu.Lock()
 	l := s.files[name]
-	if l == nil {
+	if l == nil || l.users == 0 {
 		s.mu.Unlock()
 		return nil
 	}
-	if l.users > 1 {
-		l.users--
+	l.users--
+	return s.end(name, l, remove)
+}
+
+// sweep has remove remove a layer file if it is nobody's.
+func (s *layers) sweep(name string, remove func() error) error {
+	s.mu.Lock()
+	l := s.files[name]
+	if l == nil {
+		l = new(layer)
+		s.files[name] = l
+	} else if l.busy != nil {
+		s.mu.Unlock()
+		return nil
+	}
+	return s.end(name, l, remove)
+}
+
+// end removes a layer file that has no users left; it is called with the lock
+// held and returns without it. Whoever wants the file meanwhile waits.
+func (s *layers) end(name string, l *layer, remove func() error) error {
+	if l.users > 0 {
 		s.mu.Unlock()
 		return nil
 	}
@@ -93,8 +117,8 @@ func (s *layers) release(name string, remove func() error) error {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	close(l.busy)
-	l.busy = nil
+	l.settle()
+	l.made = made{} // nobody is to rely on a file that was to go
 	if err == nil {
 		delete(s.files, name)
 	}
@@ -105,18 +129,21 @@ func (s *layers) release(name string, remove func() error) error {
 func (s *layers) add(name, rootHash string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l := s.files[name]; l != nil {
-		l.users++
-		return
+	l := s.files[name]
+	if l == nil {
+		l = new(layer)
+		s.files[name] = l
 	}
-	s.files[name] = &layer{rootHash: rootHash, users: 1}
+	l.users++
+	if l.rootHash == "" {
+		l.rootHash = rootHash
+	}
 }
 
-// has says whether a layer file is known, or being made or removed.
-func (s *layers) has(name string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.files[name] != nil
+// settle says that nobody works on the file any more; the lock is held.
+func (l *layer) settle() {
+	close(l.busy)
+	l.busy = nil
 }
 
 func newBusy() chan struct{} { return make(chan struct{}) }

@@ -57,8 +57,8 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	r := record{Kind: kind, Name: key, Parent: parent, Labels: labels, Created: now, Updated: now}
 	if r.isLayer() {
 		dir := s.store.scratch(sn)
-		back.Add(func(context.Context) error { return os.RemoveAll(dir) })
-		if err = os.Mkdir(dir, 0o755); err != nil {
+		back.Add(func(context.Context) error { return s.disk.RemoveAll(dir) })
+		if err = s.makeScratch(dir); err != nil {
 			return nil, fmt.Errorf("prepare layer %s: %w", key, err)
 		}
 		mounts = scratchMounts(dir)
@@ -66,6 +66,13 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		return nil, err
 	}
 	return mounts, s.store.show(sn, r)
+}
+
+func (s *Snapshotter) makeScratch(dir string) error {
+	if err := s.disk.Mkdir(dir, 0o755); err != nil {
+		return classified(err)
+	}
+	return classified(s.disk.SyncDir(s.dirs.staging))
 }
 
 func labelsOf(opts []snapshots.Opt) (map[string]string, error) {

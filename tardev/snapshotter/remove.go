@@ -15,7 +15,7 @@ import (
 
 // Remove removes a snapshot that no other has as its parent; with a committed one
 // the layer file, unless another namespace's snapshot has it, too.
-func (s *Snapshotter) Remove(_ context.Context, key string) error {
+func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	sn, err := s.store.claim(key, func(sn *snapshot) error {
 		if sn.children > 0 {
 			return fmt.Errorf("remove snapshot %s, which %d others are built on: %w", key, sn.children, errdefs.ErrFailedPrecondition)
@@ -34,54 +34,56 @@ func (s *Snapshotter) Remove(_ context.Context, key string) error {
 	}
 	if kind == snapshots.KindCommitted {
 		if err := s.releaseLayer(key); err != nil {
-			return fmt.Errorf("remove snapshot %s: %w", key, err)
+			// The snapshot is gone all the same; Cleanup tries again.
+			log.G(ctx).WithError(err).WithField("key", key).Warn("layer file of a removed snapshot stays")
 		}
 	}
 	return nil
 }
 
-// Cleanup removes what no snapshot has and nothing is at work on. containerd calls
-// it after a garbage collection.
+// Cleanup removes what no snapshot has and nothing is at work on: scratch
+// directories without their snapshot, unfinished files and layer files that nobody
+// has. containerd calls it after a garbage collection.
 func (s *Snapshotter) Cleanup(ctx context.Context) error {
-	return s.sweep(ctx, func(name string) bool {
-		return !strings.HasPrefix(name, scratchPrefix) // a file in the making
-	})
-}
-
-// sweep removes scratch directories without their snapshot, layer files that
-// nobody has, and everything else in staging but what inUse says is.
-func (s *Snapshotter) sweep(ctx context.Context, inUse func(name string) bool) error {
-	staged, err := os.ReadDir(s.dirs.staging)
+	names, err := os.ReadDir(s.dirs.staging)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	remove := func(path string) {
-		log.G(ctx).WithField("path", path).Info("remove leftover")
-		errs = append(errs, os.RemoveAll(path))
-	}
-	for _, e := range staged {
+	for _, e := range names {
 		file, scratch := strings.CutPrefix(e.Name(), scratchPrefix)
-		if scratch && s.store.hasFile(file) || inUse(e.Name()) {
+		if scratch && s.store.hasFile(file) || s.store.staging.has(e.Name()) {
 			continue
 		}
-		remove(filepath.Join(s.dirs.staging, e.Name()))
+		path := filepath.Join(s.dirs.staging, e.Name())
+		log.G(ctx).WithField("path", path).Info("remove leftover")
+		errs = append(errs, classified(s.disk.RemoveAll(path)))
 	}
+	return errors.Join(append(errs, s.cleanLayers(ctx))...)
+}
+
+// cleanLayers removes the layer files that nobody has.
+func (s *Snapshotter) cleanLayers(ctx context.Context) error {
 	files, err := os.ReadDir(s.dirs.layers)
 	if err != nil {
-		return errors.Join(append(errs, err)...)
+		return err
 	}
+	var errs []error
 	for _, e := range files {
-		// Through release, so that a Commit that begins meanwhile waits.
-		if !s.layers.has(e.Name()) {
-			s.layers.add(e.Name(), "")
-			errs = append(errs, s.layers.release(e.Name(), func() error {
-				log.G(ctx).WithField("layer", e.Name()).Info("remove layer file that no snapshot has")
-				return removeFile(filepath.Join(s.dirs.layers, e.Name()))
-			}))
-		}
+		errs = append(errs, s.layers.sweep(e.Name(), func() error {
+			log.G(ctx).WithField("layer", e.Name()).Info("layer file that no snapshot has")
+			return s.removeLayer(e.Name())
+		}))
 	}
 	return errors.Join(errs...)
+}
+
+// removeLayer removes a layer file that nobody has, as far as is known.
+func (s *Snapshotter) removeLayer(name string) error {
+	if s.keepAll {
+		return nil
+	}
+	return removeFile(s.disk, filepath.Join(s.dirs.layers, name))
 }
 
 // hasFile says whether a snapshot has the metadata file.

@@ -24,10 +24,12 @@ import (
 // Snapshotter implements containerd's snapshots.Snapshotter and Cleaner.
 type Snapshotter struct {
 	dirs    dirs
+	disk    disk
 	store   *store
 	layers  *layers
 	content Content
 	lock    *os.File
+	keepAll bool // unreadable metadata may name any layer file, so none is removed
 }
 
 var (
@@ -36,9 +38,15 @@ var (
 )
 
 // New opens the store below root, making what is missing, and removes what a
-// crash left: unfinished files and layer files that no snapshot has. Only one
-// Snapshotter can have a root; a second fails with ErrUnavailable.
-func New(ctx context.Context, root string, content Content) (_ *Snapshotter, err error) {
+// crash left: unfinished files and layer files that no snapshot has. Metadata that
+// cannot be read is logged and left out; it stays, and so does every layer file
+// that it may name. Only one Snapshotter can have a root; a second fails with
+// ErrUnavailable.
+func New(ctx context.Context, root string, content Content) (*Snapshotter, error) {
+	return newOn(ctx, hostDisk{}, root, content)
+}
+
+func newOn(ctx context.Context, on disk, root string, content Content) (_ *Snapshotter, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("open snapshotter at %s: %w", root, err)
@@ -55,7 +63,10 @@ func New(ctx context.Context, root string, content Content) (_ *Snapshotter, err
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshotter{dirs: d, store: newStore(d), layers: &layers{files: map[string]*layer{}}, content: content, lock: lock}
+	s := &Snapshotter{
+		dirs: d, disk: on, store: newStore(d, on), layers: &layers{files: map[string]*layer{}},
+		content: content, lock: lock,
+	}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -81,7 +92,17 @@ func (s *Snapshotter) open(ctx context.Context) error {
 		}
 		s.layers.add(LayerName(r.Name), rootHash)
 	}
-	return s.sweep(ctx, func(string) bool { return false })
+	names, all := s.store.doubtful()
+	for _, name := range names {
+		s.layers.add(name, "")
+	}
+	if s.keepAll = all; all {
+		log.G(ctx).Error("metadata of a name that says nothing cannot be read: no layer file is removed until `tardev-snapshotter fsck --repair` has moved it away")
+	}
+	if err := s.Cleanup(ctx); err != nil {
+		log.G(ctx).WithError(err).Error("leftovers cannot be removed and stay until the next clean-up")
+	}
+	return nil
 }
 
 // Close gives up the root. It may be called again.

@@ -2,10 +2,12 @@ package snapshotter
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/snapshots"
@@ -16,12 +18,18 @@ import (
 // guards fields only; an operation that takes longer marks the snapshots that it
 // changes as busy, and others that would change them fail with ErrUnavailable.
 type store struct {
-	dirs dirs
+	dirs    dirs
+	disk    disk
+	staging *staging
 
 	mu    sync.Mutex
 	all   map[string]*snapshot // by key
-	files map[string]*snapshot // by the name of the metadata file
+	files map[string]*snapshot // by the name of the metadata file; unreadable for one that cannot be read
 }
+
+// unreadable has the name of a metadata file that cannot be read, so that no new
+// snapshot takes it.
+var unreadable = new(snapshot)
 
 // snapshot is one snapshot. Until it is shown only its key is taken.
 type snapshot struct {
@@ -31,10 +39,22 @@ type snapshot struct {
 	busy     bool
 	leaving  bool // busy being removed
 	children int  // snapshots, shown or not, that have it as their parent
+	applied  applied
 }
 
-func newStore(d dirs) *store {
-	return &store{dirs: d, all: map[string]*snapshot{}, files: map[string]*snapshot{}}
+// applied is the layer file that was made for a layer before its Commit; the
+// snapshot is one of the file's users. Only who has made the snapshot busy reads
+// or changes it.
+type applied struct {
+	made
+	layer string // name of the layer file; "" for none
+}
+
+func newStore(d dirs, on disk) *store {
+	return &store{
+		dirs: d, disk: on, staging: newStaging(on, d.staging),
+		all: map[string]*snapshot{}, files: map[string]*snapshot{},
+	}
 }
 
 // get returns the record of a snapshot.
@@ -98,11 +118,15 @@ func (s *store) reserve(key, parent string) (*snapshot, error) {
 // another namespace's snapshot has is made longer.
 func (s *store) enter(sn *snapshot, file string) {
 	if s.files[file] != nil {
-		file = fmt.Sprintf("%s.%x", file, sha256.Sum256([]byte(sn.record.Name)))
+		file = longName(file, sn.record.Name)
 	}
 	sn.file = file
 	s.files[file] = sn
 	s.all[sn.record.Name] = sn
+}
+
+func longName(file, key string) string {
+	return fmt.Sprintf("%s.%x", file, sha256.Sum256([]byte(key)))
 }
 
 // show writes the metadata of a busy snapshot and lets everyone see it.
@@ -111,9 +135,9 @@ func (s *store) show(sn *snapshot, r record) error {
 	if err != nil {
 		return err
 	}
-	if err := s.dirs.writeFile(s.path(sn), data); err != nil {
+	if err := s.staging.write(s.path(sn), data); err != nil {
 		if !sn.shown { // it may have its name already
-			err = errors.Join(err, removeFile(s.path(sn)))
+			err = errors.Join(err, removeFile(s.disk, s.path(sn)))
 		}
 		return fmt.Errorf("write metadata of snapshot %s: %w", r.Name, err)
 	}
@@ -177,16 +201,9 @@ func (s *store) load(problem func(path string, err error)) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(s.dirs.snapshots, e.Name())
-		data, err := os.ReadFile(path)
+		r, err := s.read(path)
 		if err != nil {
-			problem(path, err)
-			continue
-		}
-		r, err := decodeRecord(data)
-		if err == nil && s.all[r.Name] != nil {
-			err = fmt.Errorf("snapshot %s stands in %s, too", r.Name, s.all[r.Name].file)
-		}
-		if err != nil {
+			s.files[e.Name()] = unreadable
 			problem(path, err)
 			continue
 		}
@@ -198,4 +215,44 @@ func (s *store) load(problem func(path string, err error)) error {
 		}
 	}
 	return nil
+}
+
+// read reads the metadata file of a snapshot that is not known yet.
+func (s *store) read(path string) (*record, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := decodeRecord(data)
+	if err != nil {
+		return nil, err
+	}
+	if other := s.all[r.Name]; other != nil {
+		return nil, fmt.Errorf("snapshot %s stands in %s, too", r.Name, other.file)
+	}
+	// A name that was changed by damage would make an orphan of the layer file.
+	short := LayerName(r.Name)
+	if file := filepath.Base(path); file != short && file != longName(short, r.Name) {
+		return nil, fmt.Errorf("snapshot metadata of %s, which would be in a file %s", r.Name, short)
+	}
+	return r, nil
+}
+
+// doubtful returns the layer files that metadata which cannot be read may name.
+// If all is true it may be any.
+func (s *store) doubtful() (names []string, all bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for file, sn := range s.files {
+		if sn != unreadable {
+			continue
+		}
+		name, _, _ := strings.Cut(file, ".")
+		if raw, err := hex.DecodeString(name); err != nil || len(raw) != sha256.Size {
+			all = true
+			continue
+		}
+		names = append(names, name)
+	}
+	return names, all
 }
