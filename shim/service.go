@@ -24,6 +24,7 @@ import (
 
 	"github.com/kata-cc/kata-cc/configuration"
 	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/internal/resident"
 	"github.com/kata-cc/kata-cc/sandbox"
 	"github.com/kata-cc/kata-cc/shim/sandboxpb"
 )
@@ -48,6 +49,7 @@ type Options struct {
 type Service struct {
 	o      Options
 	events *queue
+	memory resident.Releaser
 
 	mu      sync.Mutex
 	sandbox *sandbox.Sandbox // nil before the first Create and after a failed one
@@ -132,6 +134,7 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	}
 	if r.ExecID == "" {
 		t.container.AfterStart(ctx)
+		s.memory.Soon(func(err error) { log.G(ctx).WithError(err).Debug("memory is kept") })
 	}
 	return &taskapi.StartResponse{Pid: s.pid()}, nil
 }
