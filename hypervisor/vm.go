@@ -32,6 +32,9 @@ type VM interface {
 	// Boot starts the guest and returns once its virtual processors run. The
 	// agent may be dialled from then on; it need not listen yet.
 	Boot(ctx context.Context) error
+	// Room fails with class ResourceExhausted, and tells both numbers, unless
+	// all of the disks could be plugged now.
+	Room(disks []Disk) error
 	// HotplugDisk attaches d and says where the guest will find it. It is all
 	// or nothing: on error the disk is not attached, nor will it be later.
 	HotplugDisk(ctx context.Context, d Disk) (BDF, error)
@@ -91,6 +94,7 @@ type Disk struct {
 	Path     string // raw file or block device on the host
 	ReadOnly bool
 	Serial   string // what the guest reads as serial number, at most 20 bytes
+	RootBus  bool   // plug it on the root bus of segment 0, where some agents look only
 }
 
 // Exit tells how a VMM ended.

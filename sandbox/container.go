@@ -119,31 +119,6 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 	return nil
 }
 
-// plugLayers makes sure that the machine has every layer of the plan and says
-// where the guest finds each, by the disk id of the plan.
-func (s *Sandbox) plugLayers(ctx context.Context, c *Container, plan *mounts.Plan, back *undo.Stack) (map[string]string, error) {
-	for _, d := range plan.Disks {
-		if err := mounts.CheckLayerFile(d.Path); err != nil {
-			return nil, err
-		}
-	}
-	sources := map[string]string{}
-	for _, d := range plan.Disks {
-		at, err := s.takeLayer(ctx, d)
-		if err != nil {
-			return nil, err
-		}
-		back.Add(func(ctx context.Context) error { return s.dropLayer(ctx, d.ID) })
-		s.mu.Lock()
-		c.held = append(c.held, d.ID)
-		s.mu.Unlock()
-		if sources[d.ID], err = s.position(at); err != nil {
-			return nil, fmt.Errorf("layer file %s: %w", d.Path, err)
-		}
-	}
-	return sources, nil
-}
-
 // removeFromGuest makes the guest let go of the container. A guest that is gone
 // has.
 func (c *Container) removeFromGuest(ctx context.Context) error {

@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/internal/undo"
+	"github.com/kata-cc/kata-cc/mounts"
 )
 
 // layer is a disk in the machine, shared by the containers that use it.
@@ -17,6 +19,52 @@ type layer struct {
 	ready chan struct{}  // closed when the plug has ended; at and err are valid from then on
 	at    hypervisor.BDF // where the guest finds it
 	err   error
+}
+
+// plugLayers makes sure that the machine has every layer of the plan and says
+// where the guest finds each, by the disk id of the plan.
+func (s *Sandbox) plugLayers(ctx context.Context, c *Container, plan *mounts.Plan, back *undo.Stack) (map[string]string, error) {
+	for _, d := range plan.Disks {
+		if err := mounts.CheckLayerFile(d.Path); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.roomForLayers(plan.Disks); err != nil {
+		return nil, err
+	}
+	sources := map[string]string{}
+	for _, d := range plan.Disks {
+		at, err := s.takeLayer(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		back.Add(func(ctx context.Context) error { return s.dropLayer(ctx, d.ID) })
+		s.mu.Lock()
+		c.held = append(c.held, d.ID)
+		s.mu.Unlock()
+		if sources[d.ID], err = s.position(at); err != nil {
+			return nil, fmt.Errorf("layer file %s: %w", d.Path, err)
+		}
+	}
+	return sources, nil
+}
+
+// roomForLayers fails if the machine lacks slots for those disks that it does not
+// have yet.
+func (s *Sandbox) roomForLayers(disks []hypervisor.Disk) error {
+	var missing []hypervisor.Disk
+	s.mu.Lock()
+	for _, d := range disks {
+		if _, known := s.layers[d.ID]; !known {
+			d.RootBus = s.rootBus
+			missing = append(missing, d)
+		}
+	}
+	s.mu.Unlock()
+	if err := s.vm.Room(missing); err != nil {
+		return fmt.Errorf("plug %d layers: %w", len(disks), err)
+	}
+	return nil
 }
 
 // takeLayer plugs d unless the machine has it already, and counts one user more.
@@ -46,7 +94,7 @@ func (s *Sandbox) takeLayer(ctx context.Context, d hypervisor.Disk) (hypervisor.
 	}
 
 	plug := d
-	plug.ID = l.id
+	plug.ID, plug.RootBus = l.id, s.rootBus
 	l.at, l.err = s.vm.HotplugDisk(ctx, plug)
 	if l.err != nil {
 		l.err = fmt.Errorf("plug layer file %s: %w", d.Path, l.err)

@@ -86,6 +86,7 @@ type Sandbox struct {
 	agent    *agentclient.Client
 	volumes  *volumes.Set
 	position func(hypervisor.BDF) (string, error) // the form that the agent reads
+	rootBus  bool                                 // the agent finds disks on the root bus only
 	// microseconds says that the agent counts so where its cgroups do.
 	microseconds bool
 

@@ -3,6 +3,8 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"regexp"
 	"sync"
 	"testing"
@@ -10,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/internal/undo"
+	"github.com/kata-cc/kata-cc/mounts"
 )
 
 func TestPositionFor(t *testing.T) {
@@ -18,10 +22,11 @@ func TestPositionFor(t *testing.T) {
 		"3.2.0.azl1.genpolicy0": "0000:00:05.0", "3.2.0": "0000:00:05.0", "": "0000:00:05.0", "kata-cc 0.1": "0000:00:05.0",
 		"4.1.0": "05", "10.0": "05",
 	} {
-		if got, err := positionFor(version)(at); err != nil || got != want {
-			t.Errorf("version %q: %q, %v; want %q", version, got, err, want)
+		position, rootBus := positionFor(version)
+		if got, err := position(at); err != nil || got != want || rootBus != (want == "05") {
+			t.Errorf("version %q: %q, root bus only %t, %v; want %q", version, got, rootBus, err, want)
 		}
-		if _, err := positionFor(version)(hypervisor.BDF{}); version == "" && err == nil {
+		if _, err := position(hypervisor.BDF{}); version == "" && err == nil {
 			t.Errorf("version %q: no position is one", version)
 		}
 	}
@@ -45,6 +50,8 @@ type diskVM struct {
 	disks  []string
 	fail   error         // of the next unplug
 	refuse error         // of the next plug
+	full   error         // of a question for room
+	asked  int           // disks that room was asked for
 	wait   chan struct{} // a plug waits for it
 }
 
@@ -60,6 +67,11 @@ func (v *diskVM) HotplugDisk(ctx context.Context, d hypervisor.Disk) (hypervisor
 	}
 	v.disks = append(v.disks, d.ID)
 	return hypervisor.BDF{Device: uint8(len(v.disks))}, nil
+}
+
+func (v *diskVM) Room(disks []hypervisor.Disk) error {
+	v.asked = len(disks)
+	return v.full
 }
 
 func (v *diskVM) UnplugDisk(_ context.Context, id string) error {
@@ -153,6 +165,33 @@ func TestLayerThatCannotBePlugged(t *testing.T) {
 		}
 	}
 	v.has(t)
+}
+
+func TestLayersWithoutRoomAreNotPlugged(t *testing.T) {
+	s, v := withDisks(t)
+	plan := &mounts.Plan{Disks: []hypervisor.Disk{{ID: "layer-a", Path: layerFile(t)}, {ID: "layer-b", Path: layerFile(t)}}}
+	if _, err := s.takeLayer(t.Context(), plan.Disks[0]); err != nil {
+		t.Fatal(err)
+	}
+	v.full = errdefs.ErrResourceExhausted
+	var back undo.Stack
+	if _, err := s.plugLayers(t.Context(), &Container{sandbox: s}, plan, &back); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("%v", err)
+	}
+	if v.asked != 1 {
+		t.Errorf("asked for room for %d disks, want 1: the machine has the other", v.asked)
+	}
+	v.has(t, "layer-a")
+}
+
+// layerFile makes a file that is no image of a format that a VMM could take it for.
+func layerFile(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "layer")
+	if err := os.WriteFile(path, make([]byte, 3*4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func TestUserThatDoesNotWaitForALayer(t *testing.T) {

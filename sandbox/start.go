@@ -210,25 +210,26 @@ func (s *Sandbox) prepareGuest(ctx context.Context) error {
 		return fmt.Errorf("ask the guest about itself: %w", err)
 	}
 	version := details.GetAgentDetails().GetVersion()
-	s.position = positionFor(version)
+	s.position, s.rootBus = positionFor(version)
 	s.microseconds = isOld(version)
 	log.G(ctx).WithField("agent", version).Debug("agent is ready")
 	return nil
 }
 
 // positionFor chooses how a disk's place is told to an agent of the given
-// version: those before 4 read a PCI address, later ones a PCI path.
-func positionFor(version string) func(hypervisor.BDF) (string, error) {
+// version, and whether it finds disks on the root bus only: those before 4 read a
+// PCI address, later ones a PCI path.
+func positionFor(version string) (position func(hypervisor.BDF) (string, error), rootBus bool) {
 	major, _, _ := strings.Cut(version, ".")
 	if n, err := strconv.Atoi(major); err == nil && n >= 4 {
-		return hypervisor.BDF.PCIPath
+		return hypervisor.BDF.PCIPath, true
 	}
 	return func(b hypervisor.BDF) (string, error) {
 		if b == (hypervisor.BDF{}) {
 			return "", fmt.Errorf("the VMM gave no PCI position: %w", errdefs.ErrInternal)
 		}
 		return b.String(), nil
-	}
+	}, false
 }
 
 // isOld reports whether an agent is one of those before 4, as it says itself.

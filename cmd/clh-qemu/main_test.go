@@ -134,7 +134,7 @@ func TestLifeOfAMachine(t *testing.T) {
 	if err := os.WriteFile(layer, make([]byte, 8192), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []string{"0000:00:04.0", "0000:00:05.0"} {
+	for i, want := range []string{"0000:01:01.0", "0000:02:01.0"} {
 		at, err := vm.HotplugDisk(t.Context(), hypervisor.Disk{ID: fmt.Sprintf("layer-%d", i), Path: layer, ReadOnly: true, Serial: "s"})
 		if err != nil || at.String() != want {
 			t.Errorf("disk %d at %s, %v; want %s", i, at, err, want)

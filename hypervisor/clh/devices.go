@@ -2,7 +2,6 @@ package clh
 
 import (
 	"fmt"
-	"math/bits"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -10,28 +9,32 @@ import (
 	"github.com/kata-cc/kata-cc/hypervisor/clh/api"
 )
 
-// slotsPerSegment counts a segment's device numbers, the host bridge's included.
-const slotsPerSegment = 32
-
 // devices knows every disk that was ever plugged into a machine, by its id,
-// and which slots are free. A disk goes through
+// and how much room there is. A disk goes through
 //
 //	take ──> pending ──placed──> plugged ──> removed
 //	            └──────────────────────────────^
 //
 // and an id is never taken twice, nor a slot while anything says that the VMM
 // may still have something in it.
+//
+// Disks go to segments from 1 on, each to the one with the fewest, so that one
+// can be plugged while the guest still looks at the bus of the one before it.
+// Segment 0 has what the machine takes from the start, and those disks whose
+// guest looks nowhere else.
 type devices struct {
 	mu       sync.Mutex
 	nodes    map[string]*node
 	segments []segment
+	taken    map[hypervisor.BDF]string // who is where, as far as the VMM has told
 }
 
 // node is one disk.
 type node struct {
-	segment uint16
-	at      hypervisor.BDF // zero while pending
-	placed  bool
+	id      string
+	segment uint16 // as asked for
+	at      hypervisor.BDF
+	placed  bool          // at is known
 	asked   bool          // its removal was asked for
 	active  chan struct{} // closed when the guest has taken it into use
 	gone    chan struct{} // closed when the guest has let go of it
@@ -39,25 +42,31 @@ type node struct {
 
 // segment is a PCI segment with one bus.
 type segment struct {
-	used    uint32 // bit n: device number n is taken
-	pending int    // disks on their way whose slot is not known yet
-	last    *node  // the disk plugged last
+	slots int   // for disks of ours
+	disks int   // that have a slot or may have one
+	last  *node // the disk plugged last
 }
 
-func newDevices() *devices { return &devices{nodes: map[string]*node{}} }
+const slotsPerSegment = 32
+
+func newDevices() *devices {
+	return &devices{nodes: map[string]*node{}, taken: map[hypervisor.BDF]string{}}
+}
 
 // learn reads from the device tree which slots the machine takes from the start.
 func (d *devices) learn(info api.VmInfo, segments, version int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.segments = make([]segment, segments)
-	for i := range d.segments {
-		if i == 0 || version < 54 { // from 54 on only segment 0 has a host bridge
-			d.segments[i].used = 1
-		}
-	}
 	if info.DeviceTree == nil {
 		return fmt.Errorf("vm.info: a running machine without a device tree: %w", errdefs.ErrFailedPrecondition)
+	}
+	d.segments = make([]segment, segments)
+	for i := range d.segments {
+		d.segments[i].slots = slotsPerSegment
+		if i == 0 || version < 54 { // from 54 on only segment 0 has a host bridge
+			d.segments[i].slots--
+			d.taken[hypervisor.BDF{Segment: uint16(i)}] = "the host bridge"
+		}
 	}
 	for id, n := range *info.DeviceTree {
 		if n.PciBdf == nil {
@@ -67,30 +76,72 @@ func (d *devices) learn(info api.VmInfo, segments, version int) error {
 		if err != nil {
 			return fmt.Errorf("vm.info: device %s: %w", id, err)
 		}
-		if int(at.Segment) < segments {
-			d.segments[at.Segment].used |= 1 << at.Device
+		if _, known := d.taken[at]; known || int(at.Segment) >= segments {
+			continue
+		}
+		d.taken[at] = id
+		if at.Bus == 0 {
+			d.segments[at.Segment].slots--
 		}
 	}
 	return nil
 }
 
-// take reserves the id and a slot, on the lowest segment that has one free.
-func (d *devices) take(id string) (*node, error) {
+// choices are the segments that a disk may go to.
+func (d *devices) choices(rootBus bool) []segment {
+	if rootBus || len(d.segments) == 1 {
+		return d.segments[:1]
+	}
+	return d.segments[1:]
+}
+
+// room fails unless there is a slot for each of the disks.
+func (d *devices) room(disks []hypervisor.Disk) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, ok := d.nodes[id]; ok {
-		return nil, fmt.Errorf("id %s was used before in this machine: %w", id, errdefs.ErrAlreadyExists)
-	}
-	for i := range d.segments {
-		s := &d.segments[i]
-		if bits.OnesCount32(s.used)+s.pending < slotsPerSegment {
-			s.pending++
-			n := &node{segment: uint16(i), active: make(chan struct{}), gone: make(chan struct{})}
-			d.nodes[id] = n
-			return n, nil
+	for _, rootBus := range []bool{false, true} {
+		wanted := 0
+		for _, disk := range disks {
+			if disk.RootBus == rootBus {
+				wanted++
+			}
+		}
+		free, all := 0, 0
+		for _, s := range d.choices(rootBus) {
+			all += s.slots
+			free += s.slots - s.disks
+		}
+		if wanted > free {
+			return fmt.Errorf("%d disks more are needed, and the machine has %d free slots of %d: %w", wanted, free, all, errdefs.ErrResourceExhausted)
 		}
 	}
-	return nil, fmt.Errorf("all PCI slots are taken: %w", errdefs.ErrResourceExhausted)
+	return nil
+}
+
+// take reserves the disk's id and a slot.
+func (d *devices) take(disk hypervisor.Disk) (*node, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.nodes[disk.ID]; ok {
+		return nil, fmt.Errorf("id %s was used before in this machine: %w", disk.ID, errdefs.ErrAlreadyExists)
+	}
+	choices := d.choices(disk.RootBus)
+	best := 0
+	for i := range choices {
+		if choices[i].disks < choices[best].disks && choices[i].disks < choices[i].slots || choices[best].disks >= choices[best].slots {
+			best = i
+		}
+	}
+	if choices[best].disks >= choices[best].slots {
+		return nil, fmt.Errorf("all slots for disks are taken: %w", errdefs.ErrResourceExhausted)
+	}
+	choices[best].disks++
+	n := &node{id: disk.ID, segment: uint16(len(d.segments) - len(choices) + best), active: make(chan struct{}), gone: make(chan struct{})}
+	if disk.RootBus {
+		n.segment = 0
+	}
+	d.nodes[disk.ID] = n
+	return n, nil
 }
 
 // before returns the disk plugged last on n's segment, nil if there is none.
@@ -100,23 +151,19 @@ func (d *devices) before(n *node) *node {
 	return d.segments[n.segment].last
 }
 
-// place enters where the VMM has put the disk.
+// place enters where the VMM has put the disk. Any position will do that no
+// other device has: a VMM may stand for a segment by something else.
 func (d *devices) place(n *node, at hypervisor.BDF) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if n.isGone() {
 		return fmt.Errorf("the disk was unplugged while it was plugged: %w", errdefs.ErrAborted)
 	}
-	if at.Segment != n.segment || at.Bus != 0 || at.Function != 0 {
-		return fmt.Errorf("the VMM put the disk at %s, not on segment %d: %w", at, n.segment, errdefs.ErrFailedPrecondition)
+	if other, ok := d.taken[at]; ok {
+		return fmt.Errorf("the VMM put the disk at %s, where %s is: %w", at, other, errdefs.ErrFailedPrecondition)
 	}
-	s := &d.segments[n.segment]
-	if s.used&(1<<at.Device) != 0 {
-		return fmt.Errorf("the VMM put the disk at %s, where there is another: %w", at, errdefs.ErrFailedPrecondition)
-	}
-	s.used |= 1 << at.Device
-	s.pending--
-	s.last = n
+	d.taken[at] = n.id
+	d.segments[n.segment].last = n
 	n.at, n.placed = at, true
 	return nil
 }
@@ -165,10 +212,9 @@ func (d *devices) removed(id string) {
 		return
 	}
 	s := &d.segments[n.segment]
+	s.disks--
 	if n.placed {
-		s.used &^= 1 << n.at.Device
-	} else {
-		s.pending--
+		delete(d.taken, n.at)
 	}
 	if s.last == n {
 		s.last = nil

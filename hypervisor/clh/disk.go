@@ -26,7 +26,7 @@ func (m *Machine) hotplug(ctx context.Context, d hypervisor.Disk) (at hypervisor
 	if err = errors.Join(m.ready(), checkDisk(d)); err != nil {
 		return at, err
 	}
-	n, err := m.devices.take(d.ID)
+	n, err := m.devices.take(d)
 	if err != nil {
 		return at, err
 	}
@@ -35,7 +35,7 @@ func (m *Machine) hotplug(ctx context.Context, d hypervisor.Disk) (at hypervisor
 	// Before the call: that its time is over does not say whether the VMM heard it.
 	back.Add(func(ctx context.Context) error { return m.withdraw(ctx, d.ID, n) })
 
-	select { // one after the other, so that each can wait for the one before it
+	select { // one after the other, so that each can wait for the one before it on its segment
 	case <-m.plugging:
 		defer func() { m.plugging <- struct{}{} }()
 	case <-m.lifetime.Done():
@@ -56,8 +56,17 @@ func (m *Machine) hotplug(ctx context.Context, d hypervisor.Disk) (at hypervisor
 	return at, m.devices.place(n, at)
 }
 
-// settle waits until the guest uses the disk plugged before n. Up to version 52
-// a guest that scans its bus for one disk can meet the next one half made.
+// Room fails unless there is a slot for each of the disks.
+func (m *Machine) Room(disks []hypervisor.Disk) error {
+	if err := m.ready(); err != nil {
+		return err
+	}
+	return m.devices.room(disks)
+}
+
+// settle waits until the guest uses the disk plugged before n on n's segment. Up to
+// version 52 a guest that scans its bus for one disk can meet the next one half
+// made.
 func (m *Machine) settle(ctx context.Context, n *node) error {
 	before := m.devices.before(n)
 	if before == nil || m.version >= 53 {

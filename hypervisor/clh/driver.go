@@ -27,12 +27,15 @@ import (
 // DefaultDir holds a directory for each machine.
 const DefaultDir = "/run/vc/vm"
 
+// defaultSegments are room for 279 layers.
+const defaultSegments = 10
+
 // Options say how machines are run. Zero durations mean the default.
 type Options struct {
 	Path           string        // VMM binary
 	Dir            string        // parent of the machines' directories; empty: DefaultDir
 	DisableSeccomp bool          // run the VMM without its system call filter
-	PCISegments    int           // 31 hot-plugged disks each; 0: 1. Agents from 4.x on know segment 0 only
+	PCISegments    int           // those from 1 on take 31 hot-plugged disks each; 0: 10
 	BootTimeout    time.Duration // vm.boot; default 60 s
 	APITimeout     time.Duration // any other call; default 10 s
 	HotplugTimeout time.Duration // vm.add-disk; default 10 s
@@ -48,7 +51,7 @@ var _ hypervisor.Launcher = (*Driver)(nil)
 // New makes a driver.
 func New(o Options) *Driver {
 	o.Dir = cmp.Or(o.Dir, DefaultDir)
-	o.PCISegments = cmp.Or(o.PCISegments, 1)
+	o.PCISegments = cmp.Or(o.PCISegments, defaultSegments)
 	o.BootTimeout = cmp.Or(o.BootTimeout, bootTimeout)
 	o.APITimeout = cmp.Or(o.APITimeout, apiTimeout)
 	o.HotplugTimeout = cmp.Or(o.HotplugTimeout, hotplugTimeout)

@@ -100,8 +100,8 @@ func TestPlugThatFailsLeavesNoDisk(t *testing.T) {
 				t.Errorf("an id is used twice: %v", err)
 			}
 			at, err := vm.HotplugDisk(t.Context(), h.disk("c"))
-			if err != nil || at.Device != first.Device+1 {
-				t.Errorf("the next disk is at %s (%v), want the slot behind %s", at, err, first)
+			if want := (hypervisor.BDF{Segment: first.Segment + 1, Device: first.Device}); err != nil || at != want {
+				t.Errorf("the next disk is at %s (%v), want %s, the slot that the failed one had", at, err, want)
 			}
 		})
 	}
@@ -190,6 +190,9 @@ func TestGuestThatKeepsADiskKeepsItsSlot(t *testing.T) {
 			if other, err := vm.HotplugDisk(t.Context(), h.disk("b")); err != nil || other == at {
 				t.Errorf("the next disk is at %s, %v; %s is not free", other, err, at)
 			}
+			if _, err := vm.HotplugDisk(t.Context(), h.disk("a")); !errdefs.IsAlreadyExists(err) {
+				t.Errorf("the id of a disk that the guest has is used again: %v", err)
+			}
 		})
 	}
 }
@@ -209,25 +212,30 @@ func TestSlowGuestIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestSlotsRunOut(t *testing.T) {
+func TestSlotsOfTheRootBusRunOut(t *testing.T) {
 	h := newHost(t, memory.Script{Reserved: []uint8{1, 3}})
 	vm := h.boot()
+	disk := func(id string) hypervisor.Disk {
+		d := h.disk(id)
+		d.RootBus = true
+		return d
+	}
 	// 32 slots: host bridge, two reserved, rng, vsock.
 	seen := map[hypervisor.BDF]bool{}
 	for i := range 27 {
-		at, err := vm.HotplugDisk(t.Context(), h.disk("d"+string(rune('A'+i))))
-		if err != nil || seen[at] {
+		at, err := vm.HotplugDisk(t.Context(), disk("d"+string(rune('A'+i))))
+		if err != nil || seen[at] || at.Segment != 0 {
 			t.Fatalf("disk %d: at %s, %v", i, at, err)
 		}
 		seen[at] = true
 	}
-	if _, err := vm.HotplugDisk(t.Context(), h.disk("one-more")); !errdefs.IsResourceExhausted(err) {
+	if _, err := vm.HotplugDisk(t.Context(), disk("one-more")); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("one disk more: %v, want resource exhausted", err)
 	}
 	if err := vm.UnplugDisk(t.Context(), "dA"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := vm.HotplugDisk(t.Context(), h.disk("again")); err != nil {
+	if _, err := vm.HotplugDisk(t.Context(), disk("again")); err != nil {
 		t.Error(err)
 	}
 }

@@ -16,9 +16,14 @@ import (
 type Backend interface {
 	// Features are what vmm.ping lists, such as "kvm".
 	Features() []string
-	// ReservedSlots lists the device numbers of segment 0 that the machine
-	// itself takes, the host bridge's 0 aside.
-	ReservedSlots() []uint8
+	// MaxSegments is how many PCI segments a machine can have.
+	MaxSegments() int
+	// ReservedSlots lists the device numbers of segment 0 that a machine of so
+	// many segments itself takes, the host bridge's 0 aside.
+	ReservedSlots(segments int) []uint8
+	// Address is where the guest finds what the API server put at a slot: at the
+	// slot itself, unless the machine stands for a segment by something else.
+	Address(at hypervisor.BDF) hypervisor.BDF
 	// Boot builds m and starts its processors. On error nothing of it is left.
 	Boot(ctx context.Context, m Machine) error
 	// AddDisk hot-plugs d at d.At into the running machine. All or nothing.
@@ -60,6 +65,7 @@ type NewBackend func(e Events) (Backend, error)
 
 // Machine is a VmConfig that passed validation, every device named and placed.
 type Machine struct {
+	Segments  int // PCI segments, of which each has one bus
 	VCPUs     int
 	Memory    uint64 // bytes
 	Kernel    string // bzImage or PVH ELF
@@ -73,8 +79,8 @@ type Machine struct {
 	RNG       *RNG
 }
 
-// Disk is a raw image or block device. A backend with one PCI segment refuses
-// a position on another.
+// Disk is a raw image or block device. At, as in every device, is the slot that
+// the API server chose.
 type Disk struct {
 	ID       string
 	Path     string

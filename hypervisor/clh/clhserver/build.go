@@ -16,14 +16,15 @@ func (s *server) build(v *vm) (Machine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &v.config
-	reserved := s.backend.ReservedSlots()
-	v.slots = newSlots(segments(c), reserved)
+	reserved := s.backend.ReservedSlots(segments(c))
+	v.address = s.backend.Address
+	v.slots = newSlots(segments(c), s.cfg.Profile.HostBridges, reserved)
 	v.devices = map[string]*device{"__ioapic": {}}
 	for _, at := range reservedNodes(reserved) {
 		v.devices["__slot"+at.String()] = &device{at: &at}
 	}
 	m := Machine{
-		VCPUs: c.Cpus.BootVcpus, Memory: c.Memory.Size,
+		Segments: segments(c), VCPUs: c.Cpus.BootVcpus, Memory: c.Memory.Size,
 		Kernel: value(c.Payload.Kernel), Initramfs: value(c.Payload.Initramfs), Cmdline: value(c.Payload.Cmdline),
 		Serial: v.serial, Virtio: v.virtio,
 	}

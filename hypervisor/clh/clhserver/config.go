@@ -73,12 +73,13 @@ func segments(c *api.VmConfig) int {
 }
 
 // validate checks a whole description, as vm.boot and every vm.add-* do.
-func validate(p Profile, c *api.VmConfig) error {
+func (s *server) validate(c *api.VmConfig) error {
+	p := s.cfg.Profile
 	bad := func(format string, a ...any) error {
 		return fail(invalid, "Failed to validate config: "+format, a...)
 	}
-	if n := segments(c); n < 1 || n > 96 {
-		return bad("Number of PCI segments (%d) not in range of 1 to 96", n)
+	if n, most := segments(c), s.backend.MaxSegments(); n < 1 || n > most {
+		return bad("Number of PCI segments (%d) not in range of 1 to %d", n, most)
 	}
 	switch {
 	case c.Cpus.BootVcpus < 1 || c.Cpus.MaxVcpus < c.Cpus.BootVcpus:

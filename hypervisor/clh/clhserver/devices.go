@@ -33,7 +33,7 @@ func (s *server) addDisk(ctx context.Context, req *request) (any, error) {
 	}
 	next := v.config
 	next.Disks = with(next.Disks, d)
-	if err = validate(s.cfg.Profile, &next); err != nil {
+	if err = s.validate(&next); err != nil {
 		return nil, err
 	}
 	if v.state == api.VmInfoStateCreated {
@@ -50,7 +50,7 @@ func (s *server) addDisk(ctx context.Context, req *request) (any, error) {
 		return nil, fail(other, "Error from device manager: %v", err)
 	}
 	s.setConfig(v, next)
-	return api.PciDeviceInfo{Id: *last.Id, Bdf: at.String()}, nil
+	return api.PciDeviceInfo{Id: *last.Id, Bdf: v.address(at).String()}, nil
 }
 
 func (s *server) addNet(ctx context.Context, req *request) (any, error) {
@@ -71,7 +71,7 @@ func (s *server) addNet(ctx context.Context, req *request) (any, error) {
 	}
 	next := v.config
 	next.Net = with(next.Net, n)
-	if err = validate(s.cfg.Profile, &next); err != nil {
+	if err = s.validate(&next); err != nil {
 		return nil, err
 	}
 	index := len(*next.Net) - 1
@@ -94,7 +94,7 @@ func (s *server) addNet(ctx context.Context, req *request) (any, error) {
 		return nil, fail(other, "Error from device manager: %v", err)
 	}
 	s.keepTaps(v, next, tapKey(index), req)
-	return api.PciDeviceInfo{Id: *last.Id, Bdf: at.String()}, nil
+	return api.PciDeviceInfo{Id: *last.Id, Bdf: v.address(at).String()}, nil
 }
 
 // keepTaps makes next the description and takes the descriptors out of req.

@@ -54,7 +54,9 @@ func (o oneByOne) Read(p []byte) (int, error) { return o.r.Read(p[:min(1, len(p)
 
 type slotless struct{ Backend }
 
-func (slotless) ReservedSlots() []uint8 { return []uint8{1} }
+func (slotless) ReservedSlots(int) []uint8                { return []uint8{1} }
+func (slotless) MaxSegments() int                         { return 96 }
+func (slotless) Address(at hypervisor.BDF) hypervisor.BDF { return at }
 
 // FuzzConfig: a description that passes validation can be built, and then every
 // device has a slot of its own.
@@ -74,11 +76,12 @@ func FuzzConfig(f *testing.F) {
 			return
 		}
 		fillDefaults(&c)
-		if validate(profiles[0].Profile, &c) != nil {
+		server := &server{cfg: Config{Profile: profiles[0].Profile}, backend: slotless{}}
+		if server.validate(&c) != nil {
 			return
 		}
 		v := &vm{config: c, devices: map[string]*device{}}
-		m, err := (&server{backend: slotless{}}).build(v)
+		m, err := server.build(v)
 		if err != nil {
 			if strings.Contains(err.Error(), "AlreadyInUse") {
 				t.Fatal(err)

@@ -39,12 +39,12 @@ func (v *vm) tree() map[string]api.DeviceNode {
 		switch {
 		case d.at == nil:
 		case strings.HasPrefix(id, "__slot"):
-			node.PciBdf = ptr(d.at.String())
+			node.PciBdf = ptr(v.address(*d.at).String())
 		default:
 			parent := parentPrefix + id
 			node.Parent = &parent
 			nodes[parent] = api.DeviceNode{
-				Id: &parent, Children: &[]string{id}, Resources: resources, PciBdf: ptr(d.at.String()),
+				Id: &parent, Children: &[]string{id}, Resources: resources, PciBdf: ptr(v.address(*d.at).String()),
 			}
 		}
 		nodes[id] = node

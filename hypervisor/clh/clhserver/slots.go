@@ -9,14 +9,17 @@ import (
 // slotsPerSegment is how many devices the one bus of a PCI segment holds.
 const slotsPerSegment = 32
 
-// slots says which device numbers of each segment are taken. Slot 0 of every
-// segment is its host bridge.
+// slots says which device numbers of each segment are taken.
 type slots []uint32
 
-func newSlots(segments int, reserved []uint8) slots {
+// newSlots takes slot 0 of segment 0 for the host bridge, and that of every
+// other segment where each has one.
+func newSlots(segments int, hostBridges bool, reserved []uint8) slots {
 	s := make(slots, segments)
 	for i := range s {
-		s[i] = 1
+		if i == 0 || hostBridges {
+			s[i] = 1
+		}
 	}
 	for _, n := range reserved {
 		s[0] |= 1 << n

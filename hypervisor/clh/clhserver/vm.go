@@ -18,7 +18,8 @@ type vm struct {
 	named   int // how many devices have been named automatically
 	devices map[string]*device
 	slots   slots
-	taps    map[string][]*os.File // of each NIC, kept for a reboot, by its index or id
+	address func(hypervisor.BDF) hypervisor.BDF // where the guest finds a slot; set once booted
+	taps    map[string][]*os.File               // of each NIC, kept for a reboot, by its index or id
 	serial  Console
 	virtio  Console
 	files   []*os.File // opened for the consoles
@@ -105,7 +106,7 @@ func (s *server) boot(ctx context.Context, _ *request) (any, error) {
 	case v.state != api.VmInfoStateCreated:
 		return nil, fail(other, "VM is already created")
 	}
-	if err := validate(s.cfg.Profile, &v.config); err != nil {
+	if err := s.validate(&v.config); err != nil {
 		return nil, err
 	}
 	s.monitor.send("vm", "booting", nil)
@@ -282,7 +283,7 @@ func (e events) DeviceRemoved(id string) {
 	}
 	e.mu.Unlock()
 	if d != nil && d.at != nil {
-		e.monitor.send("vm", "device-removed", map[string]string{"id": id, "bdf": d.at.String()})
+		e.monitor.send("vm", "device-removed", map[string]string{"id": id, "bdf": v.address(*d.at).String()})
 	}
 }
 

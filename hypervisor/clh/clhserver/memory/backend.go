@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
 )
 
@@ -48,8 +49,14 @@ func New(s Script) clhserver.NewBackend {
 // Features names the backend, so that nobody takes it for a machine.
 func (b *Backend) Features() []string { return []string{"memory"} }
 
+// MaxSegments is what the original has.
+func (b *Backend) MaxSegments() int { return 96 }
+
 // ReservedSlots are the script's.
-func (b *Backend) ReservedSlots() []uint8 { return b.script.Reserved }
+func (b *Backend) ReservedSlots(int) []uint8 { return b.script.Reserved }
+
+// Address is the slot itself.
+func (b *Backend) Address(at hypervisor.BDF) hypervisor.BDF { return at }
 
 // Boot opens the payload and the devices, binds the vsock socket and prints the
 // guest's first words.

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu/qmp"
 )
@@ -69,8 +70,21 @@ func (b *Backend) Features() []string {
 	return []string{}
 }
 
-// ReservedSlots is slot 1: the PIIX3 with its ISA bridge and ACPI functions.
-func (b *Backend) ReservedSlots() []uint8 { return []uint8{1} }
+// MaxSegments is 1 and a bridge for each further one.
+func (b *Backend) MaxSegments() int { return 1 + maxBridges }
+
+// ReservedSlots are slot 1, the PIIX3 with its ISA bridge and ACPI functions,
+// and those of the bridges.
+func (b *Backend) ReservedSlots(segments int) []uint8 {
+	slots := []uint8{1}
+	for s := 1; s < segments; s++ {
+		slots = append(slots, bridgeSlot(segments, s))
+	}
+	return slots
+}
+
+// Address is on the bus behind the bridge that stands for the segment.
+func (b *Backend) Address(at hypervisor.BDF) hypervisor.BDF { return busAddress(at) }
 
 // Boot starts the machine. The taps are closed here when it returns; QEMU has
 // its own.

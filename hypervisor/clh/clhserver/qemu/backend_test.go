@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
 )
 
@@ -30,24 +31,27 @@ func diskFile(t testing.TB, name string, size int) (path, sum string) {
 	return path, fmt.Sprintf("%d %x", size/512*512, sha256.Sum256(content[:size/512*512]))
 }
 
-var deviceDir = regexp.MustCompile(`^/sys/devices/pci0000:00/0000:00:([0-9a-f]{2}\.0)/virtio\d+/block/(vd[a-z])$`)
+// deviceDir is where the guest has a disk: behind a bridge, or on the root bus.
+var deviceDir = regexp.MustCompile(`^/sys/devices/pci0000:00/(?:0000:00:[0-9a-f]{2}\.0/)?(0000:[0-9a-f]{2}:[0-9a-f]{2}\.0)/virtio\d+/block/(vd[a-z]+)$`)
 
 func TestGuestSeesDisksAtTheirSlots(t *testing.T) {
 	boot, bootSum := diskFile(t, "boot,disk=1", 5*512+100)
+	const segments = 4
 	g := bootGuest(t, func(m *clhserver.Machine) {
+		m.Segments = segments
 		m.Disks = []clhserver.Disk{{ID: "_disk0", Path: boot, ReadOnly: true, Serial: "boot", At: at(4)}}
 	})
 	conn := g.dial()
 	defer conn.Close()
-	sums := map[string]string{"04.0 boot": bootSum}
+	sums := map[string]string{"0000:00:04.0 boot": bootSum}
 	for i := range 20 {
 		serial := fmt.Sprintf("layer-%d", i)
 		path, sum := diskFile(t, serial, 4096*(i+1))
-		slot := uint8(5 + i)
-		if err := g.backend.AddDisk(t.Context(), clhserver.Disk{ID: "layer/" + serial, Path: path, ReadOnly: true, Serial: serial, At: at(slot)}); err != nil {
+		slot := hypervisor.BDF{Segment: uint16(i % segments), Device: uint8(5 + i)}
+		if err := g.backend.AddDisk(t.Context(), clhserver.Disk{ID: "layer/" + serial, Path: path, ReadOnly: true, Serial: serial, At: slot}); err != nil {
 			t.Fatal(err)
 		}
-		sums[fmt.Sprintf("%02x.0 %s", slot, serial)] = sum
+		sums[g.backend.Address(slot).String()+" "+serial] = sum
 		g.log.wait(t, "activated layer/"+serial)
 	}
 	var lines []string
@@ -235,7 +239,12 @@ func TestPauseStopsTheGuest(t *testing.T) {
 }
 
 func BenchmarkHotplug(b *testing.B) {
-	g := bootGuest(b, nil)
+	b.Run("root-bus", func(b *testing.B) { benchmarkHotplug(b, at(5)) })
+	b.Run("bridge", func(b *testing.B) { benchmarkHotplug(b, hypervisor.BDF{Segment: 1, Device: 5}) })
+}
+
+func benchmarkHotplug(b *testing.B, slot hypervisor.BDF) {
+	g := bootGuest(b, func(m *clhserver.Machine) { m.Segments = 10 })
 	g.dial().Close()
 	path, _ := diskFile(b, "layer", 4096)
 	var answered, activated, removed time.Duration
@@ -244,7 +253,7 @@ func BenchmarkHotplug(b *testing.B) {
 		id := fmt.Sprintf("layer-%d", n)
 		n++
 		start := time.Now()
-		if err := g.backend.AddDisk(b.Context(), clhserver.Disk{ID: id, Path: path, ReadOnly: true, At: at(5)}); err != nil {
+		if err := g.backend.AddDisk(b.Context(), clhserver.Disk{ID: id, Path: path, ReadOnly: true, At: slot}); err != nil {
 			b.Fatal(err)
 		}
 		answered += time.Since(start)

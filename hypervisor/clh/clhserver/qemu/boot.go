@@ -33,6 +33,7 @@ func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhs
 	if err != nil {
 		return nil, err
 	}
+	defer line.close()
 	if vm.qemu, err = s.start(o.QEMU, line.args, line.files); err != nil {
 		return nil, err
 	}

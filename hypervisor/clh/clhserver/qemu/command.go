@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -14,6 +15,15 @@ import (
 type command struct {
 	args  []string
 	files []*os.File // descriptor 3 and up of the process
+	own   []*os.File // those among files that were made for it
+}
+
+// close gives back what was made for the command line.
+func (c *command) close() {
+	for _, f := range c.own {
+		f.Close()
+	}
+	c.own = nil
 }
 
 func (c *command) add(args ...string) { c.args = append(c.args, args...) }
@@ -71,8 +81,14 @@ type object struct {
 
 // commandLine describes m to QEMU. names gives QEMU's name of each device of m,
 // images what is known of each disk's file.
-func commandLine(m clhserver.Machine, accel Accel, ch channels, names *names, images []image) (*command, error) {
+// The caller closes it when QEMU has started.
+func commandLine(m clhserver.Machine, accel Accel, ch channels, names *names, images []image) (_ *command, err error) {
 	c := new(command)
+	defer func() {
+		if err != nil {
+			c.close()
+		}
+	}()
 	c.add("-nodefaults", "-no-user-config", "-display", "none")
 	c.add("-msg", "timestamp=off")
 	c.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
@@ -95,7 +111,7 @@ func commandLine(m clhserver.Machine, accel Accel, ch channels, names *names, im
 	c.add("-device", "pvpanic")
 	c.add("-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", c.file(ch.monitor)), "-mon", "chardev=monitor,mode=control")
 
-	if err := c.addConsoles(m, ch, names); err != nil {
+	if err := errors.Join(c.addBridges(m.Segments), c.addConsoles(m, ch, names)); err != nil {
 		return nil, err
 	}
 	for i, d := range m.Disks {

@@ -84,6 +84,15 @@ func TestCommandLine(t *testing.T) {
 			ch:     channels{monitor: fds[0], serial: fds[1], virtio: fds[2], vsock: fds[3]},
 			images: []image{{driver: "file", size: 1000}, {driver: "host_device"}},
 		},
+		"segments": {
+			machine: clhserver.Machine{
+				Segments: 3, VCPUs: 1, Memory: 512 << 20, Kernel: "/k/vmlinuz",
+				Disks: []clhserver.Disk{{ID: "_disk0", Path: "/d", ReadOnly: true, At: hypervisor.BDF{Segment: 2, Device: 5}}},
+			},
+			accel:  TCG,
+			ch:     channels{monitor: fds[0]},
+			images: []image{{driver: "file", size: 4096}},
+		},
 		"null-consoles": {
 			machine: clhserver.Machine{
 				VCPUs: 1, Memory: 512 << 20, Kernel: "/k/vmlinuz",
@@ -99,6 +108,7 @@ func TestCommandLine(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer line.close()
 			golden(t, name+".args", strings.Join(line.args, "\n")+"\n")
 			for i, arg := range line.args {
 				if strings.HasPrefix(arg, "{") && !json.Valid([]byte(arg)) {
@@ -110,7 +120,7 @@ func TestCommandLine(t *testing.T) {
 }
 
 func TestPositionsTheMachineLacks(t *testing.T) {
-	for _, bdf := range []hypervisor.BDF{{Segment: 1, Device: 2}, {Bus: 1, Device: 2}, {Device: 2, Function: 1}} {
+	for _, bdf := range []hypervisor.BDF{{Segment: maxBridges + 1, Device: 2}, {Bus: 1, Device: 2}, {Device: 2, Function: 1}} {
 		if _, _, err := diskArguments(clhserver.Disk{ID: "d", Path: "/x", At: bdf}, "disk0", image{driver: "file"}); err == nil || !strings.Contains(err.Error(), bdf.String()) {
 			t.Errorf("disk at %s: error %v, want one that names the position", bdf, err)
 		}

@@ -65,10 +65,10 @@ type device struct {
 // Hypervisor knows only modern virtio, so a guest that works here with a legacy
 // device would fail there.
 func pciDevice(driver, id string, at hypervisor.BDF) (device, error) {
-	if at.Segment != 0 || at.Bus != 0 || at.Function != 0 {
-		return device{}, fmt.Errorf("PCI position %s: the machine has only bus 0 of segment 0", at)
+	if at.Segment > maxBridges || at.Bus != 0 || at.Function != 0 {
+		return device{}, fmt.Errorf("PCI position %s: the machine has only function 0 on bus 0 of segments 0 to %d", at, maxBridges)
 	}
-	return device{Driver: driver, ID: id, Bus: "pci.0", Addr: fmt.Sprintf("%02x", at.Device), DisableLegacy: "on"}, nil
+	return device{Driver: driver, ID: id, Bus: busName(int(at.Segment)), Addr: fmt.Sprintf("%02x", at.Device), DisableLegacy: "on"}, nil
 }
 
 // image is what there is to know of a disk's file before QEMU opens it.

@@ -149,7 +149,7 @@ func TestPlugsThatFailLeaveNothing(t *testing.T) {
 		for want, change := range map[string]func(*clhserver.Disk){
 			"no such file": func(d *clhserver.Disk) { d.Path += "x" },
 			"PCI":          func(d *clhserver.Disk) { d.At = at(2) },
-			"segment 0":    func(d *clhserver.Disk) { d.At.Segment = 1 },
+			"segment1":     func(d *clhserver.Disk) { d.At.Segment = 1 },
 		} {
 			d := good
 			change(&d)
