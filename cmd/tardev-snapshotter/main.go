@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"time"
 
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/contrib/snapshotservice"
 	"github.com/containerd/log"
@@ -101,6 +102,7 @@ func run(ctx context.Context, o options) (err error) {
 
 	server := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(sn))
+	diffapi.RegisterDiffServer(server, sn.DiffService())
 	alive := health.NewServer()
 	healthpb.RegisterHealthServer(server, alive)
 	served := make(chan error, 1)

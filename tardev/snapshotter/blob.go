@@ -56,20 +56,14 @@ func inNamespace(ctx context.Context, key string) context.Context {
 // or else by its chain id through the images in the content store.
 func (s *Snapshotter) findBlob(ctx context.Context, r *record) (*blob, error) {
 	if d := digest.Digest(r.Labels[labelLayerDigest]); d != "" {
-		if err := d.Validate(); err != nil {
-			return nil, fmt.Errorf("label %s: %w: %w", labelLayerDigest, err, errdefs.ErrInvalidArgument)
-		}
-		ra, err := s.content.ReaderAt(ctx, ocispec.Descriptor{Digest: d})
+		b, err := s.openBlob(ctx, r, d)
 		if err != nil {
-			return nil, missing(ctx, r, fmt.Sprintf("blob %s", d), err)
+			return nil, fmt.Errorf("label %s: %w", labelLayerDigest, err)
 		}
-		return &blob{ra, d}, nil
+		return b, nil
 	}
-	chain := digest.Digest(lastElement(r.Name))
-	if err := chain.Validate(); err != nil {
-		chain = digest.Digest(r.Labels[labelSnapshotRef])
-	}
-	if err := chain.Validate(); err != nil {
+	chain := r.chainID()
+	if chain == "" {
 		return nil, fmt.Errorf("neither a label %s nor a chain id says which blob it is: %w", labelLayerDigest, errdefs.ErrInvalidArgument)
 	}
 	for _, filter := range [][]string{{manifestFilter}, nil} {
@@ -79,6 +73,18 @@ func (s *Snapshotter) findBlob(ctx context.Context, r *record) (*blob, error) {
 		}
 	}
 	return nil, missing(ctx, r, fmt.Sprintf("blob of chain id %s", chain), errdefs.ErrNotFound)
+}
+
+// openBlob opens a layer's blob by its digest.
+func (s *Snapshotter) openBlob(ctx context.Context, r *record, d digest.Digest) (*blob, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("blob %q: %w: %w", d, err, errdefs.ErrInvalidArgument)
+	}
+	ra, err := s.content.ReaderAt(ctx, ocispec.Descriptor{Digest: d})
+	if err != nil {
+		return nil, missing(ctx, r, fmt.Sprintf("blob %s", d), err)
+	}
+	return &blob{ra, d}, nil
 }
 
 // missing explains a blob that the content store lacks, and how to get it back.

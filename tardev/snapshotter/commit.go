@@ -113,7 +113,7 @@ func (s *Snapshotter) layerOf(ctx context.Context, r *record) (made, error) {
 			return made{}, err
 		}
 		defer b.Close()
-		return s.convert(ctx, b, r.Name, r.Parent)
+		return s.convert(logged(ctx, "Commit"), b, r.Name, r.Parent)
 	})
 	if err != nil {
 		return made{}, err
@@ -180,7 +180,12 @@ func (s *Snapshotter) convert(ctx context.Context, b *blob, key, parent string) 
 		"layer": LayerName(key), "blob": b.digest, "root-hash": l.RootHash, "size": l.Size,
 		"inodes": l.Inodes, "duration": time.Since(start),
 	}).Info("layer converted")
-	return made{rootHash: l.RootHash, diffID: l.DiffID}, nil
+	return made{rootHash: l.RootHash, diffID: l.DiffID, tarSize: l.TarSize}, nil
+}
+
+// logged puts the request that caused what follows into the log.
+func logged(ctx context.Context, rpc string) context.Context {
+	return log.WithLogger(ctx, log.G(ctx).WithField("rpc", rpc))
 }
 
 // checkChain compares what was converted with the chain id that names the

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/kata-cc/kata-cc/verity"
 )
@@ -29,13 +30,15 @@ const waitReady = 30 * time.Second
 
 // node is a containerd of its own with the snapshotter as a proxy plugin.
 type node struct {
-	t           *testing.T
+	t           testing.TB
 	dir         string
 	bin         string // directory of containerd and ctr
 	snapshotter *exec.Cmd
+	log         bytes.Buffer // of the snapshotter, to be read once it has ended
 }
 
-func startNode(t *testing.T) *node {
+// startNode starts one; with differ containerd asks the snapshotter to apply layers.
+func startNode(t testing.TB, differ bool) *node {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -54,6 +57,16 @@ func startNode(t *testing.T) *node {
 	if err != nil {
 		t.Fatalf("build tardev-snapshotter: %v\n%s", err, out)
 	}
+	var applier string
+	if differ {
+		applier = fmt.Sprintf(`differ = "tardev-differ"
+[plugins."io.containerd.service.v1.diff-service"]
+  default = ["tardev-differ", "walking"]
+[proxy_plugins.tardev-differ]
+  type = "diff"
+  address = %q
+`, n.path("tardev.sock"))
+	}
 	config := fmt.Sprintf(`version = 3
 root = %[1]q
 state = %[2]q
@@ -68,12 +81,13 @@ disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
   platform = "linux/amd64"
   snapshotter = "tardev"
-`, n.path("root"), n.path("state"), n.path("containerd.sock"), n.path("ttrpc.sock"), n.path("tardev.sock"))
+  %[6]s
+`, n.path("root"), n.path("state"), n.path("containerd.sock"), n.path("ttrpc.sock"), n.path("tardev.sock"), applier)
 	if err := os.WriteFile(n.path("config.toml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	n.startSnapshotter()
-	n.daemon("containerd", filepath.Join(bin, "containerd"), "--config", n.path("config.toml"))
+	n.daemon("containerd", new(bytes.Buffer), filepath.Join(bin, "containerd"), "--config", n.path("config.toml"))
 	n.wait("containerd", func() error {
 		_, err := n.try("version")
 		return err
@@ -85,7 +99,7 @@ func (n *node) path(file string) string { return filepath.Join(n.dir, file) }
 
 func (n *node) startSnapshotter() {
 	n.t.Helper()
-	n.snapshotter = n.daemon("tardev-snapshotter", n.path("tardev-snapshotter"), n.path("tardev"), n.path("tardev.sock"), n.path("containerd.sock"))
+	n.snapshotter = n.daemon("tardev-snapshotter", &n.log, n.path("tardev-snapshotter"), n.path("tardev"), n.path("tardev.sock"), n.path("containerd.sock"))
 	n.wait("tardev-snapshotter", func() error {
 		_, err := os.Stat(n.path("tardev.sock"))
 		return err
@@ -93,11 +107,10 @@ func (n *node) startSnapshotter() {
 }
 
 // daemon starts a program that ends with the test; its log shows if that fails.
-func (n *node) daemon(name, path string, args ...string) *exec.Cmd {
+func (n *node) daemon(name string, log *bytes.Buffer, path string, args ...string) *exec.Cmd {
 	n.t.Helper()
-	var log bytes.Buffer
 	c := exec.Command(path, args...)
-	c.Stdout, c.Stderr = &log, &log
+	c.Stdout, c.Stderr = log, log
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.Start(); err != nil {
 		n.t.Fatal(err)
@@ -152,8 +165,15 @@ func (n *node) ctr(args ...string) string {
 	return out
 }
 
-// importImage writes an image to an archive and has it unpacked by the snapshotter.
+// importImage has containerd import an image and unpack it by the snapshotter.
 func (n *node) importImage(namespace, ref string, tars [][]byte, options ...string) {
+	n.t.Helper()
+	archive := n.archive(ref, tars)
+	n.ctr(append(append([]string{"-n", namespace, "images", "import", "--snapshotter", "tardev"}, options...), archive)...)
+}
+
+// archive writes an image to an archive.
+func (n *node) archive(ref string, tars [][]byte) (path string) {
 	n.t.Helper()
 	var layers []v1.Layer
 	for _, b := range tars {
@@ -179,11 +199,11 @@ func (n *node) importImage(namespace, ref string, tars [][]byte, options ...stri
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	archive := n.path("image.tar")
-	if err := tarball.WriteToFile(archive, tag, image); err != nil {
+	path = n.path("image.tar")
+	if err := tarball.WriteToFile(path, tag, image); err != nil {
 		n.t.Fatal(err)
 	}
-	n.ctr(append(append([]string{"-n", namespace, "images", "import", "--snapshotter", "tardev"}, options...), archive)...)
+	return path
 }
 
 // committed returns the metadata of the committed snapshots.
@@ -220,15 +240,19 @@ func (n *node) entries(dir string) []string {
 }
 
 // TestContainerd has a real containerd unpack the example image without any label
-// of CRI, in both ways that ctr has, and prepare a container's snapshot.
+// of CRI, in both ways that ctr has, with and without the differ, and prepare a
+// container's snapshot. The layer files are the same each time.
 func TestContainerd(t *testing.T) {
+	sums := map[string]digest.Digest{} // of layer files
 	for name, option := range map[string]string{"client": "--local", "transfer service": "--local=false"} {
-		t.Run(name, func(t *testing.T) { testContainerd(t, option) })
+		for how, differ := range map[string]bool{"scratch directory": false, "differ": true} {
+			t.Run(name+", "+how, func(t *testing.T) { testContainerd(t, option, differ, sums) })
+		}
 	}
 }
 
-func testContainerd(t *testing.T, option string) {
-	n := startNode(t)
+func testContainerd(t *testing.T, option string, differ bool, sums map[string]digest.Digest) {
+	n := startNode(t, differ)
 	if st, err := os.Stat(n.path("tardev.sock")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("socket %v, error %v", st.Mode(), err)
 	}
@@ -247,7 +271,14 @@ func testContainerd(t *testing.T, option string) {
 		if r.Parent != "" {
 			top = r
 		}
-		checkLayerFile(t, filepath.Join(n.dir, "tardev/layers", file), r.Labels[LabelRootHash])
+		path := filepath.Join(n.dir, "tardev/layers", file)
+		checkLayerFile(t, path, r.Labels[LabelRootHash])
+		sum := digest.FromBytes(read(t, path))
+		if sums[file] == "" {
+			sums[file] = sum
+		} else if sums[file] != sum {
+			t.Errorf("layer file %s is another than before", file)
+		}
 	}
 	if top.Labels[LabelRootHash] != goldenRoot || !strings.HasPrefix(top.Name, "k8s.io/") {
 		t.Errorf("top layer %+v", top)
@@ -263,6 +294,11 @@ func testContainerd(t *testing.T, option string) {
 	}
 
 	n.stop(n.snapshotter)
+	for rpc, used := range map[string]bool{"Apply": differ, "Commit": !differ} {
+		if got := strings.Count(n.log.String(), "rpc="+rpc+" "); used != (got == 2) {
+			t.Errorf("%d layers were converted by %s", got, rpc)
+		}
+	}
 	n.startSnapshotter()
 	n.wait("containerd's connection to the snapshotter", func() error {
 		out, err := n.try("-n", "k8s.io", "snapshots", "--snapshotter", "tardev", "info", "container")

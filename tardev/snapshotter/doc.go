@@ -5,9 +5,11 @@
 //
 // An image layer is prepared, committed and lives until it is removed:
 //
-//	Prepare   an empty scratch directory takes what containerd unpacks, for nothing
-//	Commit    the layer's blob is read from containerd's content store and becomes
-//	          a layer file; the scratch directory goes
+//	Prepare   an empty scratch directory, to be unpacked into
+//	Apply     the layer's blob is read from containerd's content store and becomes
+//	          a layer file; nothing is unpacked
+//	Commit    the layer file becomes the snapshot's; the scratch directory goes.
+//	          Without Apply it is made now, whatever was unpacked
 //	Remove    the layer file goes with the last snapshot that has it
 //
 // A container's snapshot, from Prepare or View, holds its parents and no data.

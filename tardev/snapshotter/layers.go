@@ -16,6 +16,7 @@ type layers struct {
 type made struct {
 	rootHash string
 	diffID   string // "" if it was made before this process began
+	tarSize  int64  // 0 likewise
 }
 
 type layer struct {

@@ -87,7 +87,11 @@ func (l *life) acts() []act {
 		{"remove shared", removalOf(l.shared())},
 		{"remove top", removalOf(l.top())},
 		{"prepare top again", l.extract(l.top(), l.base(), 1)},
+		{"apply top", l.applyTop},
 		{"give it up", removalOf(l.top() + "-extract")},
+		{"prepare top anew", l.extract(l.top(), l.base(), 1)},
+		{"apply top anew", l.applyTop},
+		{"commit top anew", commitOf(l.top())},
 	}
 }
 
@@ -98,6 +102,17 @@ func (l *life) extract(name, parent string, layer int) func(context.Context, *Sn
 		}))
 		return err
 	}
+}
+
+func (l *life) applyTop(ctx context.Context, s *Snapshotter) error {
+	mounts, err := s.Mounts(ctx, l.top()+"-extract")
+	if err != nil {
+		return err
+	}
+	blob := l.layers[1]
+	blob.MediaType = ocispec.MediaTypeImageLayerGzip
+	_, err = s.Apply(ctx, blob, mounts)
+	return err
 }
 
 func commitOf(name string) func(context.Context, *Snapshotter) error {
@@ -128,7 +143,7 @@ func (l *life) check(t *testing.T, s *Snapshotter, told []string) {
 	is := func(what string) bool { return slices.Contains(told, what) }
 	must := map[string]bool{
 		l.base():      true,
-		l.top():       is("done commit top") && !is("begin remove top"),
+		l.top():       is("done commit top") && !is("begin remove top") || is("done commit top anew"),
 		l.shared():    is("done commit shared") && !is("begin remove shared"),
 		lifeContainer: is("done prepare container") && !is("begin remove container"),
 	}
@@ -146,7 +161,7 @@ func (l *life) check(t *testing.T, s *Snapshotter, told []string) {
 		} else if _, err = s.Mounts(t.Context(), key); err != nil {
 			t.Errorf("mounts of %s: %v", key, err)
 		}
-		if key == l.top() && is("done label top") && info.Labels[lifeLabel] != "1" {
+		if key == l.top() && is("done label top") && !is("begin remove top") && info.Labels[lifeLabel] != "1" {
 			t.Errorf("label of %s is lost", key)
 		}
 	}
@@ -165,6 +180,9 @@ func checkFiles(t *testing.T, s *Snapshotter) {
 			want = append(want, "layers/"+LayerName(r.Name))
 		} else if r.isLayer() {
 			want = append(want, "staging/"+scratchPrefix+sn.file)
+			if sn.applied.layer != "" {
+				want = append(want, "layers/"+sn.applied.layer)
+			}
 		}
 	}
 	slices.Sort(want)

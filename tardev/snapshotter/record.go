@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/snapshots"
+	"github.com/opencontainers/go-digest"
 )
 
 // record is a snapshot as its metadata file has it.
@@ -54,6 +55,19 @@ func (r *record) isLayer() bool {
 	}
 	return r.Labels[labelLayerDigest] != "" || r.Labels[labelSnapshotRef] != "" ||
 		strings.HasPrefix(lastElement(r.Name), snapshots.UnpackKeyPrefix+"-")
+}
+
+// chainID returns the chain id that an image layer has or is to have, or "": it is
+// the name of a committed layer, and that of an active one in its label or after
+// the blank in its key.
+func (r *record) chainID() digest.Digest {
+	name := lastElement(r.Name)
+	for _, text := range []string{name, r.Labels[labelSnapshotRef], name[strings.LastIndexByte(name, ' ')+1:]} {
+		if d := digest.Digest(text); d.Validate() == nil {
+			return d
+		}
+	}
+	return ""
 }
 
 func (r *record) encode() ([]byte, error) {

@@ -16,7 +16,8 @@ import (
 // Remove removes a snapshot that no other has as its parent; with a committed one
 // the layer file, unless another namespace's snapshot has it, too.
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
-	sn, err := s.store.claim(key, func(sn *snapshot) error {
+	// A request that was given up may still be taking back what it did.
+	sn, err := s.store.claimWaiting(ctx, key, func(sn *snapshot) error {
 		if sn.children > 0 {
 			return fmt.Errorf("remove snapshot %s, which %d others are built on: %w", key, sn.children, errdefs.ErrFailedPrecondition)
 		}

@@ -16,9 +16,6 @@ import (
 	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-
-	"github.com/kata-cc/kata-cc/tardev"
-	"github.com/kata-cc/kata-cc/verity"
 )
 
 // Snapshotter implements containerd's snapshots.Snapshotter and Cleaner.
@@ -203,19 +200,11 @@ func layerUsage(path string) (snapshots.Usage, error) {
 		return snapshots.Usage{}, fmt.Errorf("usage of layer file: %w", err)
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return snapshots.Usage{}, err
-	}
-	sb, err := verity.ReadSuperblock(f, st.Size())
+	fsys, size, err := openLayer(f)
 	if err != nil {
 		return snapshots.Usage{}, fmt.Errorf("layer file %s: %w", path, err)
 	}
-	fsys, err := tardev.Open(f, sb.DataSize())
-	if err != nil {
-		return snapshots.Usage{}, fmt.Errorf("layer file %s: %w", path, err)
-	}
-	return snapshots.Usage{Size: st.Size(), Inodes: int64(fsys.Inodes())}, nil
+	return snapshots.Usage{Size: size, Inodes: int64(fsys.Inodes())}, nil
 }
 
 // Walk calls fn for each snapshot that matches one of the filters, in order of

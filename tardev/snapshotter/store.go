@@ -1,6 +1,7 @@
 package snapshotter
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/snapshots"
 	"github.com/containerd/errdefs"
@@ -36,9 +38,9 @@ type snapshot struct {
 	record   record // replaced whole; its labels never change
 	file     string // name of the metadata file, and of the scratch directory
 	shown    bool
-	busy     bool
-	leaving  bool // busy being removed
-	children int  // snapshots, shown or not, that have it as their parent
+	busy     chan struct{} // closed when it no longer is; nil if it is not
+	leaving  bool          // busy being removed
+	children int           // snapshots, shown or not, that have it as their parent
 	applied  applied
 }
 
@@ -108,7 +110,7 @@ func (s *store) reserve(key, parent string) (*snapshot, error) {
 		}
 		p.children++
 	}
-	sn := &snapshot{busy: true}
+	sn := &snapshot{busy: newBusy()}
 	sn.record.Name, sn.record.Parent = key, parent
 	s.enter(sn, LayerName(key))
 	return sn, nil
@@ -143,7 +145,8 @@ func (s *store) show(sn *snapshot, r record) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sn.record, sn.shown, sn.busy = r, true, false
+	sn.record, sn.shown = r, true
+	sn.settle()
 	return nil
 }
 
@@ -155,27 +158,63 @@ func (s *store) claim(key string, check func(*snapshot) error) (*snapshot, error
 	if err != nil {
 		return nil, err
 	}
-	if sn.busy {
-		return nil, fmt.Errorf("snapshot %s is being changed: %w", key, errdefs.ErrUnavailable)
+	if sn.busy != nil {
+		return nil, busyError{key, sn.busy}
 	}
 	if err := check(sn); err != nil {
 		return nil, err
 	}
-	sn.busy = true
+	sn.busy = newBusy()
 	return sn, nil
+}
+
+// claimWaiting is claim for what is worth some patience.
+func (s *store) claimWaiting(ctx context.Context, key string, check func(*snapshot) error) (*snapshot, error) {
+	patience := time.NewTimer(busyTimeout)
+	defer patience.Stop()
+	for {
+		sn, err := s.claim(key, check)
+		var busy busyError
+		if !errors.As(err, &busy) {
+			return sn, err
+		}
+		select {
+		case <-busy.done:
+		case <-patience.C:
+			return nil, err
+		case <-ctx.Done():
+			return nil, errors.Join(err, context.Cause(ctx))
+		}
+	}
+}
+
+// busyError says that somebody else changes a snapshot.
+type busyError struct {
+	key  string
+	done <-chan struct{}
+}
+
+func (e busyError) Error() string { return fmt.Sprintf("snapshot %s is being changed", e.key) }
+func (busyError) Unwrap() error   { return errdefs.ErrUnavailable }
+
+// settle says that a snapshot is no longer busy; the lock is held.
+func (sn *snapshot) settle() {
+	close(sn.busy)
+	sn.busy, sn.leaving = nil, false
 }
 
 // free ends what claim began.
 func (s *store) free(sn *snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sn.busy, sn.leaving = false, false
+	sn.settle()
 }
 
 // drop forgets a busy snapshot.
 func (s *store) drop(sn *snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	sn.settle()
 	delete(s.all, sn.record.Name)
 	delete(s.files, sn.file)
 	if p := s.all[sn.record.Parent]; p != nil {
