@@ -46,7 +46,7 @@ func (m *Machine) hotplug(ctx context.Context, d hypervisor.Disk) (at hypervisor
 	if err = m.settle(ctx, n); err != nil {
 		return at, err
 	}
-	info, err := m.api.addDisk(ctx, m.o.HotplugTimeout, diskConfig(d, n.segment))
+	info, err := m.api.addDisk(ctx, m.o.HotplugTimeout, diskConfig(d, n.segment, m.spec.DiskRate))
 	if err != nil {
 		return at, err
 	}
@@ -64,12 +64,11 @@ func (m *Machine) Room(disks []hypervisor.Disk) error {
 	return m.devices.room(disks)
 }
 
-// settle waits until the guest uses the disk plugged before n on n's segment. Up to
-// version 52 a guest that scans its bus for one disk can meet the next one half
-// made.
+// settle waits until the guest uses the disk plugged before n on n's segment, where
+// the VMM's version asks for it.
 func (m *Machine) settle(ctx context.Context, n *node) error {
 	before := m.devices.before(n)
-	if before == nil || m.version >= 53 {
+	if before == nil || m.version.plugsWhole() {
 		return nil
 	}
 	select {
