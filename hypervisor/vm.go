@@ -41,6 +41,12 @@ type VM interface {
 	// UnplugDisk detaches the disk that was plugged under id and returns when
 	// the guest has let go of it. No such disk: nil.
 	UnplugDisk(ctx context.Context, id string) error
+	// HotplugNIC attaches n, all or nothing. The tap stays the caller's, to close
+	// once HotplugNIC has returned.
+	HotplugNIC(ctx context.Context, n NIC) error
+	// UnplugNIC detaches a NIC of Spec or HotplugNIC and returns when the guest has
+	// let go of it. No such NIC: nil.
+	UnplugNIC(ctx context.Context, id string) error
 	// Dial opens one stream to a vsock port of the guest (hybrid vsock). A guest
 	// that does not listen (yet) refuses; the caller retries.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
@@ -71,32 +77,12 @@ type Spec struct {
 	NetNS        string // path of the network namespace to launch the VMM in; empty: the caller's
 	VCPUs        uint32
 	MemoryMiB    uint64
-	Hugepages    bool
-	Kernel       string // path of the guest's kernel; empty where Confidential says what is booted
+	Kernel       string // path of the guest's kernel
 	Initrd       string // path of the initial ramdisk; empty: none
 	Image        string // path of the root disk; empty: none
 	KernelParams string // added to what the driver itself puts on the command line
 	NICs         []NIC
-	DiskRate     Rate // of each disk
-	NICRate      Rate // of each network interface
 	Debug        bool // verbose VMM and guest kernel
-
-	// Confidential, if not nil, is what a machine with memory protected from this
-	// host is launched from. Launch fails unless the VMM confirms it.
-	Confidential *Confidential
-}
-
-// Confidential is a machine whose memory the host cannot read (SEV-SNP). What it
-// boots is in one file, command line included, and measured.
-type Confidential struct {
-	IGVM     string // path of the launch image
-	HostData string // 64 hexadecimal digits, which the attestation report shows
-}
-
-// Rate limits a device; zero is no limit. A burst is given once, at the start.
-type Rate struct {
-	Bytes, BytesBurst uint64 // per second; once
-	Ops, OpsBurst     uint64 // per second; once
 }
 
 // NIC is a network interface of the guest, backed by a tap on the host.

@@ -33,28 +33,34 @@ func Attach(ctx context.Context, netnsPath string) (n *Network, err error) {
 }
 
 func attach(ctx context.Context, h *netlink.Handle) (_ *Network, err error) {
-	links, err := addressed(h)
+	links, err := addressed(h, nil)
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{}
+	n := &Network{joined: map[int]string{}}
 	var back undo.Stack
 	defer back.OnError(ctx, &err)
-	for i, l := range links {
-		name := tapName(i)
-		tap, err := join(ctx, h, l.link, name, &back)
+	for _, l := range links {
+		nic, err := n.join(ctx, h, l.link, &back)
 		if err != nil {
 			return nil, fmt.Errorf("link %s: %w", l.link.Attrs().Name, err)
 		}
-		n.NICs = append(n.NICs, hypervisor.NIC{ID: fmt.Sprintf("net%d", i), MAC: l.link.Attrs().HardwareAddr, Tap: tap})
-		if err := n.describe(h, l); err != nil {
-			return nil, fmt.Errorf("link %s: %w", l.link.Attrs().Name, err)
-		}
+		n.NICs = append(n.NICs, nic)
 	}
-	if err := n.gatewayNeighbors(h); err != nil {
-		return nil, err
+	return n, n.describeAll(h, links)
+}
+
+// join gives a link a tap, whose number is not used again.
+func (n *Network) join(ctx context.Context, h *netlink.Handle, link netlink.Link, back *undo.Stack) (hypervisor.NIC, error) {
+	number := n.next
+	n.next++
+	tap, err := join(ctx, h, link, tapName(number), back)
+	if err != nil {
+		return hypervisor.NIC{}, err
 	}
-	return n, nil
+	nic := hypervisor.NIC{ID: fmt.Sprintf("net%d", number), MAC: link.Attrs().HardwareAddr, Tap: tap}
+	n.joined[link.Attrs().Index] = nic.ID
+	return nic, nil
 }
 
 // addressedLink is a link that the guest is to take over.
@@ -63,9 +69,10 @@ type addressedLink struct {
 	addresses []netlink.Addr
 }
 
-// addressed lists the links with an address, sorted by name. One that cannot be
-// joined to a tap is an error: the pod would lack a network it was promised.
-func addressed(h *netlink.Handle) ([]addressedLink, error) {
+// addressed lists the links with an address, and those known by their index,
+// sorted by name. One that cannot be joined to a tap is an error: the pod would
+// lack a network it was promised.
+func addressed(h *netlink.Handle, known map[int]string) ([]addressedLink, error) {
 	links, err := h.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
@@ -80,7 +87,7 @@ func addressed(h *netlink.Handle) ([]addressedLink, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list addresses of %s: %w", a.Name, err)
 		}
-		if len(addresses) == 0 {
+		if _, ours := known[a.Index]; len(addresses) == 0 && !ours {
 			continue
 		}
 		if len(a.HardwareAddr) != 6 {

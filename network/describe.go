@@ -9,6 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// describeAll says what the guest has to know of links.
+func (n *Network) describeAll(h *netlink.Handle, links []addressedLink) error {
+	n.Interfaces, n.Routes, n.Neighbors = nil, nil, nil
+	for _, l := range links {
+		if err := n.describe(h, l); err != nil {
+			return fmt.Errorf("link %s: %w", l.link.Attrs().Name, err)
+		}
+	}
+	return n.gatewayNeighbors(h)
+}
+
 // describe adds what the guest has to know of a link.
 func (n *Network) describe(h *netlink.Handle, l addressedLink) error {
 	a := l.link.Attrs()

@@ -31,6 +31,9 @@ type Network struct {
 	Interfaces []Interface
 	Routes     []Route
 	Neighbors  []Neighbor
+
+	joined map[int]string // index of a link → ID of its NIC
+	next   int            // number of the next tap
 }
 
 // Interface is how the guest is to configure the NIC that has the address MAC.

@@ -65,11 +65,7 @@ func configureNetwork(ctx context.Context, agent *agentclient.Client, n *network
 		}
 	}
 	if len(n.Routes) > 0 {
-		routes := &agentpb.Routes{}
-		for _, r := range n.Routes {
-			routes.Routes = append(routes.Routes, guestRoute(r))
-		}
-		if _, err := agent.UpdateRoutes(ctx, &agentpb.UpdateRoutesRequest{Routes: routes}); err != nil {
+		if err := updateRoutes(ctx, agent, n.Routes); err != nil {
 			return fmt.Errorf("configure %d routes: %w", len(n.Routes), err)
 		}
 	}
@@ -87,6 +83,16 @@ func configureNetwork(ctx context.Context, agent *agentclient.Client, n *network
 		}
 	}
 	return nil
+}
+
+// updateRoutes makes these the guest's routes.
+func updateRoutes(ctx context.Context, agent *agentclient.Client, all []network.Route) error {
+	routes := &agentpb.Routes{}
+	for _, r := range all {
+		routes.Routes = append(routes.Routes, guestRoute(r))
+	}
+	_, err := agent.UpdateRoutes(ctx, &agentpb.UpdateRoutesRequest{Routes: routes})
+	return err
 }
 
 func family(v6 bool) agentpb.IPFamily {

@@ -201,7 +201,6 @@ func (p *Process) watch(stdio *Stdio) {
 			p.awaitReason()
 		}
 		p.container.endExecs()
-		p.container.keepLastWords(s.life)
 	}
 	p.finish(exit)
 }

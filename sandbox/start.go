@@ -35,6 +35,7 @@ func (s *Sandbox) Start(ctx context.Context) error {
 	go s.watchAgent()
 	go s.watchHealth()
 	go s.watchMemory()
+	s.watchNetwork(ctx)
 	return nil
 }
 

@@ -26,9 +26,6 @@ const (
 	// execGrace is how long the exit of a container waits for those of its execs.
 	execGrace = 2 * time.Second
 
-	// lastWordsTimeout bounds how long an exit waits for the container's
-	// termination log.
-	lastWordsTimeout = 2 * time.Second
 	// removeTimeout bounds RemoveContainer.
 	removeTimeout = 20 * time.Second
 	// destroyTimeout bounds DestroySandbox, a courtesy to the guest before its
@@ -43,6 +40,11 @@ const (
 	// its output is waited for when it has ended.
 	hookTimeout = time.Minute
 	hookGrace   = time.Second
+
+	// linkTimeout bounds how long the guest is asked again to configure a NIC that
+	// was plugged just now; linkPause is the pause between.
+	linkTimeout = 5 * time.Second
+	linkPause   = 50 * time.Millisecond
 
 	// oomPause is the least time between two requests for out-of-memory events,
 	// whatever the guest answers.

@@ -129,8 +129,10 @@ func (s *Service) create(ctx context.Context, t *task, r *taskapi.CreateTaskRequ
 // bringUp starts a sandbox and creates its own container.
 func (s *Service) bringUp(ctx context.Context, sb *sandbox.Sandbox, spec *specs.Spec, plan *mounts.Plan, open sandbox.OpenStdio) (*sandbox.Container, error) {
 	// Before the machine is booted for it.
-	if err := plan.CheckDisks(); err != nil {
-		return nil, err
+	for _, d := range plan.Disks {
+		if err := mounts.CheckLayerFile(d.Path); err != nil {
+			return nil, err
+		}
 	}
 	if err := sb.Start(ctx); err != nil {
 		return nil, err
@@ -185,7 +187,6 @@ func planOptions(spec *specs.Spec, config *configuration.Config, t *task, kind m
 		SandboxID: sandboxID, ContainerID: t.id, Bundle: t.bundle, Type: kind,
 		DisableGuestSeccomp: config.Runtime.DisableGuestSeccomp,
 		Sources:             sources,
-		Devices:             mounts.InspectDevices(spec),
 		NetNS:               ns,
 		KernelModules:       config.Agent.KernelModules,
 	}, nil

@@ -107,6 +107,13 @@ func (c *client) boot(ctx context.Context, timeout time.Duration) error {
 	return c.call(ctx, "vm.boot", timeout, nil, func(ctx context.Context) (*http.Response, error) { return c.api.BootVM(ctx) })
 }
 
+// plugNet is addNet for a machine that runs, which answers where it is.
+func (c *client) plugNet(ctx context.Context, timeout time.Duration, n api.NetConfig, tap *os.File) (p api.PciDeviceInfo, err error) {
+	err = c.call(withRights(ctx, []*os.File{tap}), "vm.add-net", timeout, &p,
+		func(ctx context.Context) (*http.Response, error) { return c.api.AddNet(ctx, n) })
+	return p, err
+}
+
 func (c *client) addNet(ctx context.Context, timeout time.Duration, n api.NetConfig, tap *os.File) error {
 	return c.call(withRights(ctx, []*os.File{tap}), "vm.add-net", timeout, nil,
 		func(ctx context.Context) (*http.Response, error) { return c.api.AddNet(ctx, n) })

@@ -54,7 +54,7 @@ func newDevices() *devices {
 }
 
 // learn reads from the device tree which slots the machine takes from the start.
-func (d *devices) learn(info api.VmInfo, segments int, version version) error {
+func (d *devices) learn(info api.VmInfo, segments, version int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if info.DeviceTree == nil {
@@ -63,7 +63,7 @@ func (d *devices) learn(info api.VmInfo, segments int, version version) error {
 	d.segments = make([]segment, segments)
 	for i := range d.segments {
 		d.segments[i].slots = slotsPerSegment
-		if i == 0 || version.hostBridges() {
+		if i == 0 || version < 54 { // from 54 on only segment 0 has a host bridge
 			d.segments[i].slots--
 			d.taken[hypervisor.BDF{Segment: uint16(i)}] = "the host bridge"
 		}
@@ -118,14 +118,14 @@ func (d *devices) room(disks []hypervisor.Disk) error {
 	return nil
 }
 
-// take reserves the disk's id and a slot.
-func (d *devices) take(disk hypervisor.Disk) (*node, error) {
+// take reserves an id and a slot, on segment 0 if rootBus.
+func (d *devices) take(id string, rootBus bool) (*node, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, ok := d.nodes[disk.ID]; ok {
-		return nil, fmt.Errorf("id %s was used before in this machine: %w", disk.ID, errdefs.ErrAlreadyExists)
+	if _, ok := d.nodes[id]; ok {
+		return nil, fmt.Errorf("id %s was used before in this machine: %w", id, errdefs.ErrAlreadyExists)
 	}
-	choices := d.choices(disk.RootBus)
+	choices := d.choices(rootBus)
 	best := 0
 	for i := range choices {
 		if choices[i].disks < choices[best].disks && choices[i].disks < choices[i].slots || choices[best].disks >= choices[best].slots {
@@ -133,15 +133,44 @@ func (d *devices) take(disk hypervisor.Disk) (*node, error) {
 		}
 	}
 	if choices[best].disks >= choices[best].slots {
-		return nil, fmt.Errorf("all slots for disks are taken: %w", errdefs.ErrResourceExhausted)
+		return nil, fmt.Errorf("all slots are taken: %w", errdefs.ErrResourceExhausted)
 	}
 	choices[best].disks++
-	n := &node{id: disk.ID, segment: uint16(len(d.segments) - len(choices) + best), active: make(chan struct{}), gone: make(chan struct{})}
-	if disk.RootBus {
+	n := newNode(id, uint16(len(d.segments)-len(choices)+best))
+	if rootBus {
 		n.segment = 0
 	}
-	d.nodes[disk.ID] = n
+	d.nodes[id] = n
 	return n, nil
+}
+
+func newNode(id string, segment uint16) *node {
+	return &node{id: id, segment: segment, active: make(chan struct{}), gone: make(chan struct{})}
+}
+
+// parentPrefix names, in the device tree, the PCI function that a virtio device
+// sits in: it is the one that has a position.
+const parentPrefix = "_virtio-pci-"
+
+// adopt makes a device that the machine booted with one that can be unplugged.
+func (d *devices) adopt(id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for at, there := range d.taken {
+		if there != parentPrefix+id || int(at.Segment) >= len(d.segments) {
+			continue
+		}
+		n := newNode(id, at.Segment)
+		n.at, n.placed = at, true
+		close(n.active)
+		d.nodes[id] = n
+		if at.Bus == 0 { // its slot counts as one of ours from now on
+			d.segments[at.Segment].slots++
+		}
+		d.segments[at.Segment].disks++
+		return nil
+	}
+	return fmt.Errorf("vm.info: the device tree lacks %s: %w", id, errdefs.ErrFailedPrecondition)
 }
 
 // before returns the disk plugged last on n's segment, nil if there is none.
@@ -157,10 +186,10 @@ func (d *devices) place(n *node, at hypervisor.BDF) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if n.isGone() {
-		return fmt.Errorf("the disk was unplugged while it was plugged: %w", errdefs.ErrAborted)
+		return fmt.Errorf("the device was unplugged while it was plugged: %w", errdefs.ErrAborted)
 	}
 	if other, ok := d.taken[at]; ok {
-		return fmt.Errorf("the VMM put the disk at %s, where %s is: %w", at, other, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("the VMM put the device at %s, where %s is: %w", at, other, errdefs.ErrFailedPrecondition)
 	}
 	d.taken[at] = n.id
 	d.segments[n.segment].last = n

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/api"
 	"github.com/kata-cc/kata-cc/internal/undo"
 )
 
@@ -26,14 +27,22 @@ func (m *Machine) hotplug(ctx context.Context, d hypervisor.Disk) (at hypervisor
 	if err = errors.Join(m.ready(), checkDisk(d)); err != nil {
 		return at, err
 	}
-	n, err := m.devices.take(d)
+	return m.plug(ctx, d.ID, d.RootBus, func(ctx context.Context, segment uint16) (api.PciDeviceInfo, error) {
+		return m.api.addDisk(ctx, m.o.HotplugTimeout, diskConfig(d, segment))
+	})
+}
+
+// plug gives a device its slot and has add attach it.
+func (m *Machine) plug(ctx context.Context, id string, rootBus bool,
+	add func(ctx context.Context, segment uint16) (api.PciDeviceInfo, error)) (at hypervisor.BDF, err error) {
+	n, err := m.devices.take(id, rootBus)
 	if err != nil {
 		return at, err
 	}
 	var back undo.Stack
 	defer back.OnError(ctx, &err)
 	// Before the call: that its time is over does not say whether the VMM heard it.
-	back.Add(func(ctx context.Context) error { return m.withdraw(ctx, d.ID, n) })
+	back.Add(func(ctx context.Context) error { return m.withdraw(ctx, id, n) })
 
 	select { // one after the other, so that each can wait for the one before it on its segment
 	case <-m.plugging:
@@ -46,7 +55,7 @@ func (m *Machine) hotplug(ctx context.Context, d hypervisor.Disk) (at hypervisor
 	if err = m.settle(ctx, n); err != nil {
 		return at, err
 	}
-	info, err := m.api.addDisk(ctx, m.o.HotplugTimeout, diskConfig(d, n.segment, m.spec.DiskRate))
+	info, err := add(ctx, n.segment)
 	if err != nil {
 		return at, err
 	}
@@ -64,11 +73,12 @@ func (m *Machine) Room(disks []hypervisor.Disk) error {
 	return m.devices.room(disks)
 }
 
-// settle waits until the guest uses the disk plugged before n on n's segment, where
-// the VMM's version asks for it.
+// settle waits until the guest uses the disk plugged before n on n's segment. Up to
+// version 52 a guest that scans its bus for one disk can meet the next one half
+// made.
 func (m *Machine) settle(ctx context.Context, n *node) error {
 	before := m.devices.before(n)
-	if before == nil || m.version.plugsWhole() {
+	if before == nil || m.version >= 53 {
 		return nil
 	}
 	select {
@@ -108,22 +118,26 @@ func (m *Machine) withdraw(ctx context.Context, id string, n *node) error {
 			}
 		}
 	})
-	return fmt.Errorf("take disk %s back (it is tried again): %w", id, err)
+	return fmt.Errorf("take device %s back (it is tried again): %w", id, err)
 }
 
 // UnplugDisk detaches the disk and returns when the guest has let go of it.
 func (m *Machine) UnplugDisk(ctx context.Context, id string) error {
-	if err := m.ready(); err != nil {
+	if err := m.unplugDevice(ctx, id); err != nil {
 		return fmt.Errorf("unplug disk %s: %w", id, err)
+	}
+	return nil
+}
+
+func (m *Machine) unplugDevice(ctx context.Context, id string) error {
+	if err := m.ready(); err != nil {
+		return err
 	}
 	n := m.devices.find(id)
 	if n == nil {
 		return nil
 	}
-	if err := m.unplug(ctx, id, n); err != nil {
-		return fmt.Errorf("unplug disk %s: %w", id, err)
-	}
-	return nil
+	return m.unplug(ctx, id, n)
 }
 
 func (m *Machine) unplug(ctx context.Context, id string, n *node) error {

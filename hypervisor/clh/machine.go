@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,13 +18,14 @@ import (
 
 // Machine is one virtual machine and its VMM.
 type Machine struct {
-	spec    hypervisor.Spec // without the files of its NICs
+	id      string
 	dir     string
 	o       Options
 	process *process
 	api     *client
-	version version
+	version int // major version of the VMM's API
 	devices *devices
+	nics    []string // ids of the network cards that it boots with
 
 	lifetime context.Context // ends with the VMM, its cause is ErrGone
 	end      context.CancelCauseFunc
@@ -49,9 +52,8 @@ const (
 	failed // its boot failed; it is good for Stop only
 )
 
-func newMachine(spec hypervisor.Spec, dir string, o Options, p *process) *Machine {
-	m := &Machine{spec: spec, dir: dir, o: o, process: p, plugging: make(chan struct{}, 1), stopping: make(chan struct{}, 1)}
-	m.spec.NICs = nil
+func newMachine(id, dir string, o Options, p *process) *Machine {
+	m := &Machine{id: id, dir: dir, o: o, process: p, plugging: make(chan struct{}, 1), stopping: make(chan struct{}, 1)}
 	m.plugging <- struct{}{}
 	m.stopping <- struct{}{}
 	m.lifetime, m.end = context.WithCancelCause(context.Background())
@@ -79,34 +81,28 @@ func (m *Machine) describe(ctx context.Context, spec hypervisor.Spec) error {
 	if err != nil {
 		return err
 	}
-	if m.version, err = parseVersion(p.Version); err != nil {
-		return err
-	}
-	if spec.Confidential != nil {
-		if err = checkFeatures(p); err != nil {
-			return err
-		}
+	major, _, _ := strings.Cut(p.Version, ".")
+	if m.version, err = strconv.Atoi(major); err != nil {
+		return fmt.Errorf("VMM says it is version %q: %w", p.Version, errdefs.ErrFailedPrecondition)
 	}
 	if err = m.api.create(ctx, m.o.APITimeout, vmConfig(spec, m.dir, m.o.PCISegments)); err != nil {
 		return err
 	}
 	for _, n := range spec.NICs {
-		if err = m.api.addNet(ctx, m.o.APITimeout, netConfig(n, spec.NICRate), n.Tap); err != nil {
+		if err = m.api.addNet(ctx, m.o.APITimeout, netConfig(n), n.Tap); err != nil {
 			return fmt.Errorf("network card %s: %w", n.ID, err)
 		}
+		m.nics = append(m.nics, n.ID)
 	}
 	_, err = m.expect(ctx, api.VmInfoStateCreated)
 	return err
 }
 
-// expect reads the machine's description and checks its state and protection.
+// expect reads the machine's description and checks its state.
 func (m *Machine) expect(ctx context.Context, want api.VmInfoState) (api.VmInfo, error) {
 	info, err := m.api.info(ctx, m.o.APITimeout)
 	if err == nil && info.State != want {
 		err = fmt.Errorf("vm.info: the machine is %s, not %s: %w", info.State, want, errdefs.ErrFailedPrecondition)
-	}
-	if err == nil && m.spec.Confidential != nil {
-		err = checkKept(info.Config, *m.spec.Confidential)
 	}
 	return info, err
 }
@@ -115,10 +111,10 @@ func (m *Machine) expect(ctx context.Context, want api.VmInfoState) (api.VmInfo,
 // error ends with the last lines that guest and VMM printed.
 func (m *Machine) Boot(ctx context.Context) error {
 	if err := m.move(created, booting); err != nil {
-		return fmt.Errorf("boot machine %s: %w", m.spec.ID, err)
+		return fmt.Errorf("boot machine %s: %w", m.id, err)
 	}
 	if err := m.boot(ctx); err != nil {
-		return errors.Join(fmt.Errorf("boot machine %s: %w", m.spec.ID, m.explain(err)), m.move(booting, failed))
+		return errors.Join(fmt.Errorf("boot machine %s: %w", m.id, m.explain(err)), m.move(booting, failed))
 	}
 	return m.move(booting, running)
 }
@@ -131,7 +127,15 @@ func (m *Machine) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return m.devices.learn(info, m.o.PCISegments, m.version)
+	if err := m.devices.learn(info, m.o.PCISegments, m.version); err != nil {
+		return err
+	}
+	for _, id := range m.nics {
+		if err := m.devices.adopt(id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // move is a compare-and-swap of the state.
@@ -183,7 +187,7 @@ func (m *Machine) explain(err error) error {
 // Dial opens a stream to a vsock port of the guest.
 func (m *Machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	if err := m.ready(); err != nil {
-		return nil, fmt.Errorf("dial vsock port %d of machine %s: %w", port, m.spec.ID, err)
+		return nil, fmt.Errorf("dial vsock port %d of machine %s: %w", port, m.id, err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -18,9 +18,13 @@ func isFailedPrecondition(err error) bool { return errdefs.IsFailedPrecondition(
 
 func isNotFound(err error) bool { return errdefs.IsNotFound(errgrpc.ToNative(err)) }
 
-// disks asks the VMM of a sandbox for the layers that its machine has, in the
-// order in which they were plugged.
-func (h *host) disks(sandbox string) []string {
+// devices is what the VMM of a sandbox says it has.
+type devices struct {
+	Disks []struct{ Path string }
+	Net   []struct{ ID string }
+}
+
+func (h *host) devices(sandbox string) devices {
 	h.t.Helper()
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -32,19 +36,32 @@ func (h *host) disks(sandbox string) []string {
 		h.t.Fatal(err)
 	}
 	defer r.Body.Close()
-	var info struct {
-		Config struct {
-			Disks []struct{ Path string }
-		}
-	}
+	var info struct{ Config devices }
 	if err := json.NewDecoder(r.Body).Decode(&info); err != nil {
 		h.t.Fatal(err)
 	}
+	return info.Config
+}
+
+// disks are the layers that a sandbox's machine has, in the order in which they
+// were plugged.
+func (h *host) disks(sandbox string) []string {
+	h.t.Helper()
 	var names []string
-	for _, d := range info.Config.Disks {
+	for _, d := range h.devices(sandbox).Disks {
 		names = append(names, filepath.Base(d.Path))
 	}
 	return names
+}
+
+// nics are the IDs of the network cards of a sandbox's machine.
+func (h *host) nics(sandbox string) []string {
+	h.t.Helper()
+	var ids []string
+	for _, n := range h.devices(sandbox).Net {
+		ids = append(ids, n.ID)
+	}
+	return ids
 }
 
 func (h *host) wantDisks(sandbox string, want ...string) {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/agentclient/agenttest"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/memory"
 )
 
@@ -111,4 +112,64 @@ func TestNeighborsThatAreRefusedDoNotStopAPod(t *testing.T) {
 			s.finish(s.id)
 		})
 	}
+}
+
+// A hook or a second CNI plugin may add a link to a pod that runs, give one
+// another address, or take one away.
+func TestLinksComeAndGoWhileThePodRuns(t *testing.T) {
+	h := newHost(t, memory.Script{})
+	ns := h.namespaceWithLink()
+	s := h.pod("pod", netns("/run/netns/"+ns))
+	s.create(s.id, streams{}, h.layer("pause"))
+	s.run(s.id, "")
+	told := func(want string) func() bool {
+		return func() bool {
+			calls := s.agent.Calls()
+			last := slices.IndexFunc(calls, func(c agenttest.Call) bool {
+				r, ok := c.Request.(*agentpb.UpdateInterfaceRequest)
+				if !ok {
+					return false
+				}
+				text := r.Interface.Name
+				for _, a := range r.Interface.IPAddresses {
+					if a.Family == agentpb.IPFamily_v4 {
+						text += " " + a.Address
+					}
+				}
+				return text == want
+			})
+			return last >= 0 && slices.ContainsFunc(calls[last:], func(c agenttest.Call) bool { return c.RPC == "UpdateRoutes" })
+		}
+	}
+	nics := func(want ...string) func() bool {
+		return func() bool { return slices.Equal(h.nics(s.id), want) }
+	}
+
+	h.ip("link", "add", "far"+ns[len(ns)-6:], "type", "veth", "peer", "name", "net1", "netns", ns)
+	h.ip("-n", ns, "address", "add", "198.51.100.2/24", "dev", "net1")
+	h.ip("-n", ns, "link", "set", "net1", "up")
+	h.eventually("the guest has the new link's address", told("net1 198.51.100.2"))
+	h.eventually("the machine has two cards", nics("net0", "net1"))
+	h.ip("-n", ns, "address", "add", "192.0.2.3/24", "dev", "eth0")
+	h.eventually("the guest has both addresses", told("eth0 192.0.2.2 192.0.2.3"))
+	h.ip("-n", ns, "link", "del", "net1")
+	h.eventually("the machine has one card", nics("net0"))
+	h.eventually("the tap is gone", func() bool { return !strings.Contains(h.ip("-n", ns, "-o", "link"), "tap1_kata") })
+	s.finish(s.id)
+}
+
+// A card that the VMM does not take is tried again, and costs the pod nothing.
+func TestLinkThatTheMachineDoesNotTake(t *testing.T) {
+	h := newHost(t, memory.Script{Faults: []memory.Fault{{Endpoint: "vm.add-net", Call: 2, Do: "fail"}}})
+	ns := h.namespaceWithLink()
+	s := h.pod("pod", netns("/run/netns/"+ns))
+	s.create(s.id, streams{}, h.layer("pause"))
+	s.run(s.id, "")
+	h.ip("link", "add", "far"+ns[len(ns)-6:], "type", "veth", "peer", "name", "net1", "netns", ns)
+	h.ip("-n", ns, "address", "add", "198.51.100.2/24", "dev", "net1")
+	h.eventually("the machine has the card after all", func() bool { return slices.Equal(h.nics(s.id), []string{"net0", "net2"}) })
+	if log := s.log(); !strings.Contains(log, "put NIC net1 into the machine") {
+		t.Error("nothing was said of the first attempt")
+	}
+	s.finish(s.id)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -99,4 +100,46 @@ func TestTwoPodsTalk(t *testing.T) {
 		n, _ := strconv.Atoi(strings.TrimSpace(out))
 		return err == nil && n > 1<<20
 	})
+}
+
+// What a second CNI plugin adds to a pod that runs reaches its guest.
+func TestLinkAddedWhileThePodRuns(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "links")
+	id := p.run(cluster.Container{Name: "main"})
+	pid, err := c.Shell(t.Context(), "crictl inspectp "+p.sandbox+" | jq -j .info.pid") // the VMM's, which is in the pod's namespace
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := "kl" + p.sandbox[:8]
+	ip := func(args ...string) {
+		t.Helper()
+		if _, err := c.Run(t.Context(), append([]string{"ip"}, args...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inPod := func(args ...string) {
+		t.Helper()
+		if _, err := c.Run(t.Context(), append([]string{"nsenter", "--net", "--target", pid, "ip"}, args...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ip("link", "add", far, "type", "veth", "peer", "name", "net1", "netns", pid)
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", far).Run() })
+	ip("address", "add", "198.51.100.1/24", "dev", far)
+	ip("link", "set", far, "up")
+	inPod("address", "add", "198.51.100.2/24", "dev", "net1")
+	inPod("link", "set", "net1", "up")
+	eventually(t, "the guest reaches the host by the new link", func() bool {
+		_, err := c.Exec(t.Context(), id, "/bin/busybox", "ping", "-c", "1", "-W", "1", "198.51.100.1")
+		return err == nil
+	})
+	ip("link", "del", far)
+	eventually(t, "the guest has lost the link", func() bool {
+		out, err := c.Exec(t.Context(), id, "/bin/busybox", "ip", "link")
+		return err == nil && strings.Contains(out, "eth0") && !strings.Contains(out, "net1")
+	})
+	if out := p.exec(id, "ping", "-c", "1", c.Gateway()); !strings.Contains(out, "1 packets received") {
+		t.Errorf("the pod's first link: %s", out)
+	}
 }

@@ -1,0 +1,112 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/kata-cc/kata-cc/agentclient"
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/hypervisor"
+	"github.com/kata-cc/kata-cc/network"
+)
+
+// watchNetwork lets the guest follow what happens to the links of the pod's
+// namespace while it runs: those that a hook or another CNI plugin adds, those
+// that go, and other addresses and routes. It ends before the network is taken
+// back.
+func (s *Sandbox) watchNetwork(ctx context.Context) {
+	if s.network == nil {
+		return
+	}
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err := network.Watch(watching, s.o.NetNS, func() error { return s.followLinks(watching) })
+		if err != nil {
+			log.G(watching).WithError(err).Warn("links that come or go are not noticed any more")
+		}
+	}()
+	s.undo.Add(func(context.Context) error {
+		stop()
+		<-ended
+		return nil
+	})
+}
+
+// followLinks brings machine and guest up to date with the namespace. An error is
+// one that another attempt may cure.
+func (s *Sandbox) followLinks(ctx context.Context) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	change, err := s.network.Update(ctx, s.o.NetNS)
+	if err != nil {
+		s.complain(ctx, "look at the pod's links", err)
+		return err
+	}
+	if change.Empty() {
+		return nil
+	}
+	var failed error
+	for _, nic := range change.Added {
+		if err := s.plugNIC(ctx, nic); err != nil {
+			failed = errors.Join(failed, err)
+			change.Interfaces = slices.DeleteFunc(change.Interfaces, func(i network.Interface) bool { return i.MAC.String() == nic.MAC.String() })
+		}
+	}
+	for _, i := range change.Interfaces {
+		s.complain(ctx, "configure interface "+i.Name, s.configureLink(ctx, i, slices.ContainsFunc(change.Added, hasMAC(i.MAC))))
+	}
+	if change.Routes {
+		s.complain(ctx, "configure the routes", updateRoutes(ctx, s.agent, s.network.Routes))
+	}
+	for _, id := range change.Removed {
+		s.complain(ctx, "take NIC "+id+" out of the machine", s.vm.UnplugNIC(ctx, id))
+	}
+	log.G(ctx).WithFields(log.Fields{"added": len(change.Added), "removed": change.Removed, "configured": len(change.Interfaces)}).Info("network has changed")
+	return failed
+}
+
+func hasMAC(mac net.HardwareAddr) func(hypervisor.NIC) bool {
+	return func(nic hypervisor.NIC) bool { return nic.MAC.String() == mac.String() }
+}
+
+// complain logs what could not be done unless the sandbox is ending.
+func (s *Sandbox) complain(ctx context.Context, what string, err error) {
+	if err != nil && s.life.Err() == nil {
+		log.G(ctx).WithError(err).Warn("network: " + what)
+	}
+}
+
+// plugNIC gives the machine a NIC, or takes back its tap.
+func (s *Sandbox) plugNIC(ctx context.Context, nic hypervisor.NIC) error {
+	if err := s.vm.HotplugNIC(ctx, nic); err != nil {
+		s.complain(ctx, "put NIC "+nic.ID+" into the machine", err)
+		return errors.Join(err, s.network.Forget(s.o.NetNS, nic.ID))
+	}
+	return s.network.CloseTaps()
+}
+
+// configureLink configures an interface of the guest, which may not have found a
+// new one yet. Agents say so in ways of their own, so any refusal of a new one but
+// a policy's is taken for that.
+func (s *Sandbox) configureLink(ctx context.Context, i network.Interface, isNew bool) error {
+	limit := time.Now().Add(linkTimeout)
+	for {
+		_, err := s.agent.UpdateInterface(ctx, &agentpb.UpdateInterfaceRequest{Interface: guestInterface(i)})
+		if err == nil || !isNew || agentclient.IsDenied(err) || errors.Is(err, agentclient.ErrGone) || time.Now().After(limit) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(linkPause):
+		}
+	}
+}
