@@ -19,7 +19,7 @@ const defaultModified = 1704067200
 func buildCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "build",
-		Usage: "write vmlinux, vmlinuz, initrd.img and manifest.json",
+		Usage: "write kernel, root disk with its ramdisk, and manifest",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: ".cache/guest", Usage: "`DIR` to write to"},
 			&cli.StringFlag{Name: "agent", Usage: "the agent's executable `FILE` (default: build " + image.AgentPackage + ")"},
@@ -43,6 +43,10 @@ func build(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	opener, err := image.BuildProgram(ctx, image.OpenerPackage)
+	if err != nil {
+		return err
+	}
 	apt, err := debian.Open(debian.Options{
 		Dir: c.String("cache"), Suite: c.String("suite"), Architecture: "amd64", Progress: os.Stderr,
 	})
@@ -50,7 +54,7 @@ func build(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	img, err := image.Build(ctx, image.Options{
-		Apt: apt, Agent: agent, Compression: compression, Modified: modified, Progress: os.Stderr,
+		Apt: apt, Agent: agent, Opener: opener, Compression: compression, Modified: modified, Progress: os.Stderr,
 	})
 	if err != nil {
 		return err
@@ -59,8 +63,8 @@ func build(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	m := img.Manifest
-	fmt.Fprintf(os.Stderr, "%s: kernel %s (%.1f MiB), initrd %.1f MiB (%s), %d files of %d packages\n",
-		c.String("output"), m.Kernel.Release, mebibytes(len(img.Kernel)), mebibytes(len(img.Initrd)),
+	fmt.Fprintf(os.Stderr, "%s: kernel %s (%.1f MiB), root disk %.1f MiB, initrd %.1f MiB (%s), %d files of %d packages\n",
+		c.String("output"), m.Kernel.Release, mebibytes(len(img.Kernel)), mebibytes(len(img.Root.Disk)), mebibytes(len(img.Initrd)),
 		m.Initrd.Compression, len(m.Files), len(m.Packages))
 	return nil
 }
@@ -76,7 +80,7 @@ func agentFile(ctx context.Context, file string) ([]byte, error) {
 		return data, nil
 	}
 	fmt.Fprintln(os.Stderr, "building the agent")
-	return image.BuildAgent(ctx, image.AgentPackage)
+	return image.BuildProgram(ctx, image.AgentPackage)
 }
 
 // sourceDate is the time stamp of the files in the image

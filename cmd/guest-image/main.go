@@ -1,5 +1,4 @@
-// Command guest-image builds what the guest boots from, and fetches programs
-// that only another suite of Debian has.
+// Command guest-image builds what the guest boots from.
 package main
 
 import (
@@ -24,13 +23,13 @@ func main() {
 func command() *cli.Command {
 	return &cli.Command{
 		Name:  "guest-image",
-		Usage: "build the guest's kernel and initial ramdisk; fetch helper programs",
+		Usage: "build what the guest boots from",
 		Flags: []cli.Flag{
 			&cli.StringFlag{
 				Name: "cache", Value: ".cache/debian",
 				Usage: "private apt `DIR` for package lists and packages",
 			},
 		},
-		Commands: []*cli.Command{buildCommand(), toolCommand()},
+		Commands: []*cli.Command{buildCommand()},
 	}
 }

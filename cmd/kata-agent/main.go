@@ -72,9 +72,6 @@ func main() {
 func runAsInit() {
 	boot.OpenConsole()
 	err := func() error {
-		if err := boot.EnterImage(); err != nil {
-			return err
-		}
 		if err := boot.MakeRootPivotable(); err != nil {
 			return err
 		}
@@ -83,6 +80,9 @@ func runAsInit() {
 		}
 		line, err := os.ReadFile("/proc/cmdline")
 		if err != nil {
+			return err
+		}
+		if err := boot.RefuseRootHash(string(line)); err != nil {
 			return err
 		}
 		c := config.Default()

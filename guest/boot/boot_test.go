@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,6 +12,17 @@ func TestParseModules(t *testing.T) {
 	got := parseModules("# in load order\n/lib/a.ko\n\n  /lib/b.ko  \n/lib/c.ko")
 	if want := []string{"/lib/a.ko", "/lib/b.ko", "/lib/c.ko"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestModulesThatAreLoaded(t *testing.T) {
+	loaded := loadedModules("dm_mod 155648 1 dm_verity, Live 0x0\nfuse 176128 0 - Live 0x0\n")
+	for path, want := range map[string]bool{
+		"/lib/modules/6/kernel/drivers/md/dm-mod.ko": true, "/lib/fuse.ko": true, "/lib/dm-crypt.ko": false, "": false,
+	} {
+		if got := loaded[moduleName(path)]; got != want {
+			t.Errorf("%s: loaded is %v, want %v", path, got, want)
+		}
 	}
 }
 
@@ -32,11 +44,11 @@ func TestRootHashOnTheCommandLine(t *testing.T) {
 		"kata.root_hash= quiet":               "",
 		"not.kata.root_hash=ab":               "none",
 	} {
-		got, there, err := rootHash(line)
-		if err != nil {
-			got = "refused"
-		} else if !there {
+		got, err := rootHash(line)
+		if errors.Is(err, errNoHash) {
 			got = "none"
+		} else if err != nil {
+			got = "refused"
 		}
 		if got != want {
 			t.Errorf("%q: got %q, want %q", line, got, want)

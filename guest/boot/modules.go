@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,14 @@ func loadModules(list string) error {
 	if err != nil {
 		return fmt.Errorf("read the list of kernel modules: %w", err)
 	}
+	// Handed over once more, a module would be read and its signature checked
+	// before the kernel sees that it has it. The first program finds no /proc.
+	there, _ := os.ReadFile("/proc/modules")
+	loaded := loadedModules(string(there))
 	for _, path := range parseModules(string(data)) {
+		if loaded[moduleName(path)] {
+			continue
+		}
 		if err := loadModule(path); err != nil {
 			return err
 		}
@@ -40,6 +48,21 @@ func parseModules(list string) []string {
 		}
 	}
 	return paths
+}
+
+// loadedModules reads /proc/modules: a line begins with a module's name.
+func loadedModules(list string) map[string]bool {
+	loaded := map[string]bool{}
+	for line := range strings.Lines(list) {
+		name, _, _ := strings.Cut(line, " ")
+		loaded[name] = true
+	}
+	return loaded
+}
+
+// moduleName is what the kernel calls the module in a file: "dm-mod.ko" is dm_mod.
+func moduleName(path string) string {
+	return strings.ReplaceAll(strings.TrimSuffix(filepath.Base(path), ".ko"), "-", "_")
 }
 
 func loadModule(path string) error {

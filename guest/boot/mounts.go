@@ -9,11 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/kata-cc/kata-cc/guest/cgroup"
 )
+
+// cgroupRoot is where the unified cgroup hierarchy is mounted.
+const cgroupRoot = "/sys/fs/cgroup"
 
 // SearchPath is the PATH of the agent and of what it starts.
 const SearchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -33,7 +33,7 @@ var fileSystems = []fileSystem{
 	{"/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "mode=1777"},
 	{"/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755"},
 	{"/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
-	{cgroup.Root, "cgroup2", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "nsdelegate"},
+	{cgroupRoot, "cgroup2", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "nsdelegate"},
 }
 
 // Init makes the guest: modules, file systems, cgroups, loopback link, host
@@ -100,24 +100,35 @@ func makeLinks() error {
 // enableControllers hands every controller of the kernel to the groups below the
 // root, one by one, so that a refused one does not keep the others away.
 func enableControllers() error {
-	controllers, err := os.ReadFile(filepath.Join(cgroup.Root, "cgroup.controllers"))
+	controllers, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers"))
 	if err != nil {
 		return fmt.Errorf("read the cgroup controllers: %w", err)
 	}
 	for c := range strings.FieldsSeq(string(controllers)) {
-		if err := os.WriteFile(filepath.Join(cgroup.Root, "cgroup.subtree_control"), []byte("+"+c), 0); err != nil {
+		if err := os.WriteFile(filepath.Join(cgroupRoot, "cgroup.subtree_control"), []byte("+"+c), 0); err != nil {
 			return fmt.Errorf("enable cgroup controller %s: %w", c, err)
 		}
 	}
 	return nil
 }
 
+// loopbackUp is done by the oldest of the kernel's interfaces, whose library is
+// none: this package is part of the root disk's opener, which is to be small.
 func loopbackUp() error {
-	lo, err := netlink.LinkByName("lo")
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("find the loopback link: %w", err)
+		return fmt.Errorf("set the loopback link up: %w", err)
 	}
-	if err := netlink.LinkSetUp(lo); err != nil {
+	defer unix.Close(socket)
+	link, err := unix.NewIfreq("lo")
+	if err == nil {
+		err = unix.IoctlIfreq(socket, unix.SIOCGIFFLAGS, link)
+	}
+	if err == nil {
+		link.SetUint16(link.Uint16() | unix.IFF_UP)
+		err = unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, link)
+	}
+	if err != nil {
 		return fmt.Errorf("set the loopback link up: %w", err)
 	}
 	return nil

@@ -24,7 +24,11 @@ func BenchmarkBoot(b *testing.B) {
 	if lists, _ := filepath.Glob(cache + "/own/lists/*_Packages*"); len(lists) == 0 {
 		b.Skip("needs Debian packages in .cache/debian: go run ./cmd/guest-image build")
 	}
-	agent, err := BuildAgent(b.Context(), AgentPackage)
+	agent, err := BuildProgram(b.Context(), AgentPackage)
+	if err != nil {
+		b.Fatal(err)
+	}
+	opener, err := BuildProgram(b.Context(), OpenerPackage)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -34,7 +38,7 @@ func BenchmarkBoot(b *testing.B) {
 	}
 	dirs := map[Compression]string{}
 	for _, c := range []Compression{Uncompressed, Zstd, Gzip} {
-		img, err := Build(b.Context(), Options{Apt: apt, Agent: agent, Compression: c, Modified: time.Unix(1704067200, 0)})
+		img, err := Build(b.Context(), Options{Apt: apt, Agent: agent, Opener: opener, Compression: c, Modified: time.Unix(1704067200, 0)})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -39,12 +39,12 @@ func (l testLog) Write(b []byte) (int, error) {
 func buildTest(t *testing.T, compression Compression) *Image {
 	t.Helper()
 	apt := cachedApt(t)
-	init, err := BuildAgent(t.Context(), "./testdata/init")
+	init, err := BuildProgram(t.Context(), "./testdata/init")
 	if err != nil {
 		t.Fatal(err)
 	}
 	img, err := Build(t.Context(), Options{
-		Apt: apt, Agent: init, Compression: compression, Modified: time.Unix(1704067200, 0), Progress: testLog{t},
+		Apt: apt, Agent: init, Opener: init, Compression: compression, Modified: time.Unix(1704067200, 0), Progress: testLog{t},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -44,8 +45,9 @@ const busyboxPackage = "busybox-static"
 type Options struct {
 	// Apt is where packages come from.
 	Apt *debian.Apt
-	// Agent is the agent's executable: a static x86-64 ELF program.
-	Agent []byte
+	// Agent and Opener are static x86-64 ELF programs: the guest's /init, and
+	// that of the ramdisk which opens the root disk.
+	Agent, Opener []byte
 	// Compression of the ramdisk.
 	Compression Compression
 	// Modified is the time stamp of every file in the ramdisk.
@@ -67,7 +69,7 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
-	if err := checkAgent(o.Agent); err != nil {
+	if err := errors.Join(checkStatic("agent", o.Agent), checkStatic("opener", o.Opener)); err != nil {
 		return nil, err
 	}
 	var k kernel
@@ -116,15 +118,15 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	return &Image{Kernel: vmlinux, BzImage: k.vmlinuz.Data, Initrd: initrd, Root: root, Manifest: m}, nil
 }
 
-// checkAgent refuses what could not be the first program of the guest.
-func checkAgent(agent []byte) error {
-	needed, interpreter, err := linkage(agent)
+// checkStatic refuses what could not be the first program of a guest.
+func checkStatic(what string, program []byte) error {
+	needed, interpreter, err := linkage(program)
 	if err != nil {
-		return fmt.Errorf("agent: %w: %w", err, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%s: %w: %w", what, err, errdefs.ErrInvalidArgument)
 	}
 	if interpreter != "" || len(needed) > 0 {
-		return fmt.Errorf("agent: needs %s %s, but must be static: %w",
-			interpreter, strings.Join(needed, " "), errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%s: needs %s %s, but must be static: %w",
+			what, interpreter, strings.Join(needed, " "), errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

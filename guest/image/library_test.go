@@ -72,11 +72,11 @@ func TestAgentMustBeStatic(t *testing.T) {
 		"a dynamic linker": program(t, "/lib64/ld-linux-x86-64.so.2"),
 		"a library":        program(t, "", "libc.so.6"),
 	} {
-		if err := checkAgent(agent); err == nil {
+		if err := checkStatic("agent", agent); err == nil {
 			t.Errorf("%s: taken as agent", name)
 		}
 	}
-	if err := checkAgent(program(t, "")); err != nil {
+	if err := checkStatic("agent", program(t, "")); err != nil {
 		t.Errorf("a static program: %v", err)
 	}
 }

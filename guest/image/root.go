@@ -19,7 +19,7 @@ var openerModules = []string{
 // Root is the guest as a disk, and the ramdisk that opens it.
 type Root struct {
 	Disk   []byte // file system, dm-verity tree, superblock
-	Initrd []byte // the agent and the modules that it needs to open the disk
+	Initrd []byte // the opener and the modules that it needs
 	Hash   string // dm-verity root hash of Disk
 }
 
@@ -45,7 +45,7 @@ func makeRoot(ctx context.Context, t tree, k kernel, o Options) (*Root, error) {
 		return nil, err
 	}
 	opener := tree{}
-	if err = opener.file("/init", 0o755, o.Agent, "agent"); err != nil {
+	if err = opener.file("/init", 0o755, o.Opener, "opener"); err != nil {
 		return nil, err
 	}
 	if err = opener.charDevice("/dev/console", 0o600, 5, 1); err != nil {

@@ -22,11 +22,15 @@ func TestGuestOnRootDisk(t *testing.T) {
 		t.Skip("needs qemu-system-x86_64")
 	}
 	apt := cachedApt(t)
-	agent, err := BuildAgent(t.Context(), AgentPackage)
+	agent, err := BuildProgram(t.Context(), AgentPackage)
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := Build(t.Context(), Options{Apt: apt, Agent: agent, Compression: Uncompressed, Modified: time.Unix(1704067200, 0)})
+	opener, err := BuildProgram(t.Context(), OpenerPackage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := Build(t.Context(), Options{Apt: apt, Agent: agent, Opener: opener, Compression: Uncompressed, Modified: time.Unix(1704067200, 0)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +51,7 @@ func TestGuestOnRootDisk(t *testing.T) {
 		{"as built", RootFile, img.Root.Hash, ready, corrupted},
 		{"flipped byte", "flipped.img", img.Root.Hash, corrupted, ready},
 		{"other root hash", RootFile, strings.Repeat("0", 64), corrupted, ready},
-		{"no root hash", RootFile, "", "the root image does not start", ready},
+		{"no root hash", RootFile, "", "the root disk does not start", ready},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			said := consoleUntil(t, test.want, qemu, "-M", "pc", "-accel", "tcg", "-m", "256", "-nodefaults", "-no-user-config",

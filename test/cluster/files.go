@@ -115,7 +115,9 @@ func (c *Cluster) kata(more Kata) string {
 		"hypervisor.clh": {
 			"path":                c.VMM.Path,
 			"kernel":              filepath.Join(c.Paths.Guest, "vmlinux"),
-			"initrd":              filepath.Join(c.Paths.Guest, "initrd.img"),
+			"initrd":              filepath.Join(c.Paths.Guest, "root-initrd.img"),
+			"image":               c.Paths.RootDisk(),
+			"kernel_params":       "kata.root_hash=" + c.Paths.rootHash(),
 			"shared_fs":           "none",
 			"block_device_driver": "virtio-blk",
 			"default_vcpus":       1,
@@ -135,6 +137,9 @@ func (c *Cluster) kata(more Kata) string {
 		fmt.Fprintf(&b, "[%s]\n", table)
 		for _, key := range slices.Sorted(maps.Keys(tables[table])) {
 			value := tables[table][key]
+			if value == nil { // a key that the caller takes away
+				continue
+			}
 			if s, ok := value.(string); ok {
 				value = strconv.Quote(s)
 			}

@@ -16,7 +16,7 @@ import (
 )
 
 func (s *story) guest(ctx context.Context) error {
-	s.step("Inside the guest", "A root shell by `kata-runtime exec %.13s…`: its own kernel, and a device-mapper device per layer.", s.sandbox)
+	s.step("Inside the guest", "A root shell by `kata-runtime exec %.13s…`: its own kernel, and a device-mapper device for the root and for each layer.", s.sandbox)
 	guest := func(line string) (string, error) { return s.inside(ctx, s.sandbox, line) }
 	if _, err := guest("uname -a"); err != nil {
 		return err
@@ -25,6 +25,7 @@ func (s *story) guest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.must(strings.Contains(out, "dm-verity\t"), "the root of the guest is the dm-verity device dm-verity")
 	var top string
 	for file, snap := range s.snapshot {
 		s.must(strings.Contains(out, file), "dm-verity device %.13s…", file)
@@ -91,7 +92,7 @@ func (s *story) container(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.must(strings.TrimSpace(disks) == fmt.Sprint(len(s.snapshot)), "the machine still has %d disks", len(s.snapshot))
+	s.must(strings.TrimSpace(disks) == fmt.Sprint(1+len(s.snapshot)), "the machine still has %d disks", 1+len(s.snapshot))
 	out, err = s.show(ctx, "crictl stats")
 	s.must(strings.Contains(out, s.example[:13]) && strings.Contains(out, s.hello[:13]), "stats of both containers")
 	return err

@@ -177,11 +177,13 @@ func (s *story) lists(ctx context.Context) error {
 }
 
 func (s *story) machine(ctx context.Context) error {
-	s.step("The virtual machine", "Each layer of an image is a disk of the machine, asked from Cloud Hypervisor's API.")
+	s.step("The virtual machine", "The guest's root and each layer of an image are disks of the machine, asked from Cloud Hypervisor's API.")
 	out, err := s.show(ctx, cluster.VMInfoCommand(s.sandbox, "[ .config.disks[] | { path: .path, id: .id, readonly: .readonly } ]"))
 	if err != nil {
 		return err
 	}
+	root := s.cluster.Paths.RootDisk()
+	s.must(strings.Contains(strings.Join(strings.Fields(out), " "), fmt.Sprintf(`{ "path": %q, "id": "_disk0"`, root)), "the guest's root is the disk _disk0")
 	for file := range s.snapshot {
 		s.must(strings.Count(out, filepath.Join("layers", file)) == 1, "layer file %.13s… is one disk", file)
 	}

@@ -19,13 +19,14 @@ import (
 	"github.com/kata-cc/kata-cc/test/cluster"
 )
 
-// Handlers whose machines do not come up, each in its own way.
+// Handlers whose machines differ, most of them by not coming up.
 const (
 	noVMM       = "kata-cc-no-vmm"                   // the VMM is a program that ends at once
 	noVMMEither = cluster.SandboxHandler + "-no-vmm" // the same by the sandbox API
 	noKernel    = "kata-cc-no-kernel"                // the kernel is no kernel
 	panics      = "kata-cc-panics"                   // the guest's kernel finds no init and panics
 	silentAgent = "kata-cc-silent-agent"             // the guest boots and no agent listens
+	onInitrd    = "kata-cc-initrd"                   // boots, from one initial ramdisk without a root disk
 	fewSeconds  = 12                                 // how long silentAgent's shim waits for it
 )
 
@@ -58,6 +59,7 @@ var node = sync.OnceValues(func() (*cluster.Cluster, error) {
 		noVMMEither: {"hypervisor.clh": {"path": "/bin/false"}},
 		noKernel:    {"hypervisor.clh": {"kernel": text}},
 		panics:      {"hypervisor.clh": {"initrd": empty}},
+		onInitrd:    {"hypervisor.clh": {"initrd": paths.Initrd(), "image": nil, "kernel_params": nil}},
 		silentAgent: {"hypervisor.clh": {"initrd": silent}, "agent.kata": {"dial_timeout": fewSeconds}},
 	}})
 })
@@ -186,9 +188,10 @@ func (p *pod) exec(id string, args ...string) string {
 	return out
 }
 
+// disks are the files of the machine's disks, but for the guest's own.
 func (p *pod) disks() []string {
 	p.t.Helper()
-	out, err := p.VMInfo(p.t.Context(), p.sandbox, ".config.disks[].path")
+	out, err := p.VMInfo(p.t.Context(), p.sandbox, `.config.disks[] | select(.id != "_disk0") | .path`)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -20,10 +21,10 @@ func TestExamplePod(t *testing.T) {
 	if n := len(p.disks()); n != 3 {
 		t.Errorf("the machine has %d disks, want pause and two layers: %v", n, p.disks())
 	}
-	root := strings.Fields(p.exec(id, "ls", "/"))
+	files := strings.Fields(p.exec(id, "ls", "/"))
 	for _, name := range []string{"LAYER_1", "LAYER_2", "bin"} {
-		if !slices.Contains(root, name) {
-			t.Errorf("no %s in the container's root %v", name, root)
+		if !slices.Contains(files, name) {
+			t.Errorf("no %s in the container's root %v", name, files)
 		}
 	}
 	table, err := c.Guest(t.Context(), p.sandbox, "dmsetup table")
@@ -33,8 +34,25 @@ func TestExamplePod(t *testing.T) {
 	if !strings.Contains(table, cluster.ExampleLayer2RootHash) {
 		t.Errorf("no device-mapper device has the root hash %s:\n%s", cluster.ExampleLayer2RootHash, table)
 	}
+	root, err := c.VMInfo(t.Context(), p.sandbox, `.config.disks[] | select(.id == "_disk0") | .path, .readonly`)
+	if want := fmt.Sprintf("%q\ntrue\n", c.Paths.RootDisk()); err != nil || root != want {
+		t.Errorf("the disk _disk0 is %s, %v, want %s", root, err, want)
+	}
 	if state, err := c.State(t.Context(), id); err != nil || !strings.HasPrefix(state, "CONTAINER_RUNNING") {
 		t.Errorf("state %s, %v", state, err)
+	}
+}
+
+// The whole guest may be one initial ramdisk, without a root disk.
+func TestGuestOnInitrd(t *testing.T) {
+	c := start(t)
+	p := startPod(t, c, cluster.Pod{Name: "initrd", Handler: onInitrd})
+	id := p.run(cluster.Container{Name: "main"})
+	if out := p.exec(id, "ls", "/"); !strings.Contains(out, "LAYER_2") {
+		t.Errorf("the container's root: %s", out)
+	}
+	if out, err := c.VMInfo(t.Context(), p.sandbox, ".config.disks | length"); err != nil || out != "3\n" {
+		t.Errorf("%s disks, %v, want pause and two layers", out, err)
 	}
 }
 
