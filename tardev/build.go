@@ -3,6 +3,7 @@ package tardev
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 
@@ -24,16 +25,24 @@ type BuildOptions struct {
 	// Lost, if set, hears of everything that the tar has and the layer file cannot
 	// hold: the path and what is lost of it.
 	Lost func(path, what string)
+	// TempDir is where temporary files go that Build needs for very large layers;
+	// if it is "", in that of [os.TempDir]. They have no names and end with Build.
+	TempDir string
 }
 
 // Build writes to dst the layer file of a layer's blob: a tar, plain or
 // compressed with gzip or zstd. It passes over the blob once: decompressing,
 // writing, hashing for the diff id and for the tree and reading the tar go on at
-// the same time. Memory is some 16 MiB, 300 bytes for each file, 600 for each
-// directory, and up to 3/128 of the tar's size while the lowest level of the tree
-// grows. A tar that cannot be read is [ErrTar]; what was written to dst before an
-// error is of no use.
-func Build(ctx context.Context, dst io.Writer, blob io.Reader, o BuildOptions) (Layer, error) {
+// the same time.
+//
+// Memory is some 40 MiB, up to 150 bytes for each file or directory, whatever
+// their sizes and names are, and for zstd the window that the blob asks for, up to
+// 128 MiB; what else there is to keep goes to temporary files. A layer may have
+// 16,777,215 files and directories.
+//
+// A tar that cannot be read is [ErrTar]; what was written to dst before an error
+// is of no use.
+func Build(ctx context.Context, dst io.Writer, blob io.Reader, o BuildOptions) (_ Layer, err error) {
 	if o.Lost == nil {
 		o.Lost = func(string, string) {}
 	}
@@ -43,10 +52,11 @@ func Build(ctx context.Context, dst io.Writer, blob io.Reader, o BuildOptions) (
 	}
 	defer tar.Close()
 
-	x := newIndex(o.Lost)
+	x := newIndex(o.TempDir, o.Lost)
 	s := &scanner{found: x.add}
 	diffID := sha256.New()
-	tree := verity.NewHasher()
+	tree := verity.NewHasher(o.TempDir)
+	defer func() { err = errors.Join(err, x.Close(), tree.Close()) }()
 	size, err := fanOut(ctx, tar, dst, diffID, tree, s)
 	if err != nil {
 		return Layer{}, err

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -227,6 +229,58 @@ func TestBadTarIsRefused(t *testing.T) {
 				t.Errorf("error %v", err)
 			}
 		})
+	}
+}
+
+// TestNamesBeyondMemory has so many long names that most are in a file, and
+// directories whose order only their last bytes decide.
+func TestNamesBeyondMemory(t *testing.T) {
+	stem := strings.Repeat("n", 2*nameWindow)
+	members := [][]byte{member0("d", '5')}
+	var want []string
+	for i := range 2 * keepNames / len(stem) {
+		name := fmt.Sprintf("%s%04d", stem, 7919*i%10_000)
+		members = append(members, withData("L", 'L', "d/"+name+"\x00"), withData("short", '0', fmt.Sprint(i)))
+		want = append(want, fmt.Sprintf("d/%s 100644 %q", name, fmt.Sprint(i)))
+	}
+	// The first of them again, found by a name that is in the file.
+	members = append(members, withData("L", 'L', fmt.Sprintf("d/%s%04d\x00", stem, 0)), withData("short", '0', "again"))
+	want[0] = fmt.Sprintf("d/%s0000 100644 %q", stem, "again")
+	slices.Sort(want)
+	dir := t.TempDir()
+	var file bytes.Buffer
+	layer, err := Build(t.Context(), &file, bytes.NewReader(rawTar(members...)), BuildOptions{TempDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys, err := Open(bytes.NewReader(file.Bytes()), layer.DataSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantList(t, fsys, append([]string{"d 40644"}, want...)...)
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+	_, err = Build(t.Context(), io.Discard, bytes.NewReader(rawTar(members...)), BuildOptions{TempDir: filepath.Join(dir, "none")})
+	if !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrTar) {
+		t.Errorf("without a place for temporary files: %v", err)
+	}
+}
+
+func TestTooManyFilesAreRefused(t *testing.T) {
+	x := newIndex("", func(string, string) {})
+	x.limit = 100 // nodes, the root included
+	s := &scanner{found: x.add}
+	path := strings.Repeat("d/", 60)
+	if _, err := s.Write(withData("L", 'L', path)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write(member0("short", '5')); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Write(slices.Concat(withData("L", 'L', "e/"+path), member0("short", '5')))
+	if !errors.Is(err, errTooMany) || !strings.Contains(err.Error(), `member "e/d/d`) {
+		t.Errorf("error %v", err)
 	}
 }
 

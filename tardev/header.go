@@ -24,13 +24,12 @@ func (h *header) isUSTAR() bool { return string(h[257:265]) == "ustar\x0000" }
 func (h *header) isGNU() bool   { return string(h[257:265]) == "ustar  \x00" }
 func (h *header) isZero() bool  { return *h == header{} }
 
-// path returns the path without long names: the prefix counts in USTAR only.
-func (h *header) path() []byte {
-	name := truncate(h[0:100])
+// appendPath appends the path without long names: the prefix counts in USTAR only.
+func (h *header) appendPath(b []byte) []byte {
 	if prefix := truncate(h[345:500]); h.isUSTAR() && len(prefix) > 0 {
-		return bytes.Join([][]byte{prefix, name}, []byte{'/'})
+		b = append(append(b, prefix...), '/')
 	}
-	return name
+	return append(b, truncate(h[0:100])...)
 }
 
 func (h *header) link() []byte { return truncate(h[linkField : linkField+100]) }

@@ -145,6 +145,19 @@ func TestFilesThatTheIndexCannotReachAreTold(t *testing.T) {
 	wantList(t, open(t, blob), "dir 40644", `dir/kept 100644 ""`, `file 100644 ""`, "implied 0", "late 40644")
 }
 
+// TestHardLinkBelowItself has a file with a name below itself, which a walk that
+// did not look would follow for ever.
+func TestHardLinkBelowItself(t *testing.T) {
+	var lost []string
+	blob := rawTar(member0("f", '0'), member0("f/again", '1', withLink("f")), member0("f/x/y", '1', withLink("f")), member0("g", '1', withLink("f")))
+	_, err := Build(t.Context(), io.Discard, bytes.NewReader(blob), BuildOptions{
+		Lost: func(path, what string) { lost = append(lost, path) }})
+	if err != nil || !slices.Equal(lost, []string{"f/again", "f/x/y"}) {
+		t.Errorf("lost %q, error %v", lost, err)
+	}
+	wantList(t, open(t, blob), `f 100644 ""`, `g 100644 ""`)
+}
+
 func TestQuirkHardLinks(t *testing.T) {
 	fsys := open(t, rawTar(
 		withData("z", '0', "data"), member0("a", '1', withLink("./z")), member0("again", '1', withLink("/a")),

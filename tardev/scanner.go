@@ -22,9 +22,10 @@ type member struct {
 	pax       []byte // records of the extended header
 }
 
-// scanner takes a tar as it streams by and calls found for each member. Members
-// that describe the next one (GNU long name and link, extended header) do not
-// show; global extended headers do, as members of their type.
+// scanner takes a tar as it streams by and calls found for each member, which is
+// good until found returns. Members that describe the next one (GNU long name and
+// link, extended header) do not show; global extended headers do, as members of
+// their type.
 type scanner struct {
 	found func(*member) error
 
@@ -36,13 +37,24 @@ type scanner struct {
 	after  uint64 // bytes to pass over after the extensions of a sparse header
 	ended  bool   // a block of zeros was seen: what follows is no tar
 
-	gather   uint64  // bytes of a description still to come, then
-	padding  uint64  // its padding,
-	describe *[]byte // all for one of these:
-	longName []byte
-	longLink []byte
-	pax      []byte
+	gather   uint64       // bytes of a description still to come, then
+	padding  uint64       // its padding,
+	describe *description // all for one of these:
+	longName description
+	longLink description
+	pax      description
 	paxSize  uint64 // 0 for none
+
+	current  member
+	path     []byte // scratch
+	last     []byte // path of the member that pos is in
+	announce bool   // that member is a description
+}
+
+// description is what a member says of the next one. Its memory is used again.
+type description struct {
+	text []byte
+	set  bool
 }
 
 // Write takes the next bytes of the tar.
@@ -53,7 +65,7 @@ func (s *scanner) Write(p []byte) (int, error) {
 		switch {
 		case s.gather > 0:
 			took = int(min(uint64(len(p)), s.gather))
-			*s.describe = append(*s.describe, p[:took]...)
+			s.describe.text = append(s.describe.text, p[:took]...)
 			if s.gather -= uint64(took); s.gather == 0 {
 				s.skip = s.padding
 				s.described()
@@ -70,7 +82,7 @@ func (s *scanner) Write(p []byte) (int, error) {
 		if s.have == tarBlock {
 			s.have = 0
 			if err := s.next(); err != nil {
-				return 0, fmt.Errorf("%w: header at %d: %w", ErrTar, s.pos-tarBlock, err)
+				return 0, err
 			}
 		}
 	}
@@ -82,12 +94,30 @@ func (s *scanner) Close() error {
 	switch {
 	case s.ended:
 		return nil
-	case s.have > 0 || s.skip > 0 || s.gather > 0 || s.sparse:
-		return fmt.Errorf("%w: ends at %d within a member", ErrTar, s.pos)
-	case s.longName != nil || s.longLink != nil || s.pax != nil:
+	case s.have > 0:
+		return fmt.Errorf("%w: ends at %d within a header, after %s", ErrTar, s.pos, s.whose())
+	case s.skip > 0 || s.gather > 0 || s.sparse:
+		return fmt.Errorf("%w: ends at %d within %s", ErrTar, s.pos, s.whose())
+	case s.announced():
 		return fmt.Errorf("%w: ends at %d before the member that a long name or extended header describes", ErrTar, s.pos)
 	}
 	return nil
+}
+
+// whose names the member that pos is in.
+func (s *scanner) whose() string {
+	switch {
+	case s.last == nil:
+		return "no member"
+	case s.announce:
+		return fmt.Sprintf("the long name or extended header %.200q", s.last)
+	}
+	return fmt.Sprintf("member %.200q", s.last)
+}
+
+// announced says whether a description waits for its member.
+func (s *scanner) announced() bool {
+	return s.longName.set || s.longLink.set || s.pax.set
 }
 
 // next takes a whole block where a header is due.
@@ -96,46 +126,59 @@ func (s *scanner) next() error {
 		s.extension(s.block[504])
 		return nil
 	}
-	h := s.block // what found is given, to keep
+	h := &s.block
 	if h.isZero() {
-		if s.longName != nil || s.longLink != nil || s.pax != nil {
-			return errors.New("end of the tar where a long name or extended header announces a member")
+		if s.announced() {
+			return fmt.Errorf("%w: end of the tar at %d where a long name or extended header announces a member", ErrTar, s.pos-tarBlock)
 		}
 		s.ended = true
 		return nil
 	}
-	if err := h.checkSum(); err != nil {
-		return err
-	}
-	size, err := h.size()
-	if err != nil {
-		return fmt.Errorf("size: %w", err)
-	}
-	if size == 0 {
-		size = s.paxSize // a size in the header goes before the extended header's
-	}
-	padded := (size + tarBlock - 1) &^ (tarBlock - 1)
-	if padded < size || s.pos+padded < padded {
-		return fmt.Errorf("size %d is more than a tar can hold", size)
-	}
-	if h.isUSTAR() || h.isGNU() {
+	size, padded, err := s.sizes()
+	if err == nil {
 		switch h.typeflag() {
-		case 'L':
-			return s.description(&s.longName, size, padded)
-		case 'K':
-			return s.description(&s.longLink, size, padded)
-		case 'x':
-			return s.description(&s.pax, size, padded)
+		case 'L', 'K', 'x':
+			if h.isUSTAR() || h.isGNU() {
+				if err = s.description(size, padded); err == nil {
+					return nil
+				}
+			}
 		}
 	}
-	m := s.member(&h, size)
-	s.longName, s.longLink, s.pax, s.paxSize = nil, nil, nil, 0
+	if err != nil {
+		s.path = h.appendPath(s.path[:0])
+		return fmt.Errorf("%w: header %.200q at %d: %w", ErrTar, s.path, s.pos-tarBlock, err)
+	}
+	s.member(size)
+	s.longName.set, s.longLink.set, s.pax.set, s.paxSize = false, false, false, 0
 	s.skip = padded
 	if h.typeflag() == 'S' && h.isGNU() {
 		s.sparse, s.after = true, padded
 		s.extension(h[482])
 	}
-	return s.found(m)
+	if err := s.found(&s.current); err != nil {
+		return fmt.Errorf("member %.200q at %d of the tar: %w", s.current.path, s.current.headerPos, err)
+	}
+	return nil
+}
+
+// sizes checks the header and returns how many bytes the member has, without and
+// with padding.
+func (s *scanner) sizes() (size, padded uint64, err error) {
+	if err := s.block.checkSum(); err != nil {
+		return 0, 0, err
+	}
+	if size, err = s.block.size(); err != nil {
+		return 0, 0, fmt.Errorf("size: %w", err)
+	}
+	if size == 0 {
+		size = s.paxSize // a size in the header goes before the extended header's
+	}
+	padded = (size + tarBlock - 1) &^ (tarBlock - 1)
+	if padded < size || s.pos+padded < padded {
+		return 0, 0, fmt.Errorf("size %d is more than a tar can hold", size)
+	}
+	return size, padded, nil
 }
 
 // extension looks whether a sparse header goes on in another block, and passes
@@ -147,15 +190,17 @@ func (s *scanner) extension(more byte) {
 }
 
 // description begins to gather what describes the next member.
-func (s *scanner) description(into *[]byte, size, padded uint64) error {
-	if *into != nil {
+func (s *scanner) description(size, padded uint64) error {
+	into := map[byte]*description{'L': &s.longName, 'K': &s.longLink, 'x': &s.pax}[s.block.typeflag()]
+	if into.set {
 		return fmt.Errorf("second entry of type %q for one member", s.block.typeflag())
 	}
 	if size > maxDescription {
 		return fmt.Errorf("entry of type %q has %d bytes; %d are allowed", s.block.typeflag(), size, maxDescription)
 	}
-	*into = make([]byte, 0, size)
+	into.set, into.text = true, into.text[:0]
 	s.describe, s.gather, s.padding = into, size, padded-size
+	s.last, s.announce = s.block.appendPath(s.last[:0]), true
 	if size == 0 {
 		s.described()
 	}
@@ -165,26 +210,32 @@ func (s *scanner) description(into *[]byte, size, padded uint64) error {
 // described takes note of a description that is complete.
 func (s *scanner) described() {
 	if s.describe == &s.pax {
-		s.paxSize, _ = paxSize(s.pax)
+		s.paxSize, _ = paxSize(s.pax.text)
 	}
 }
 
 // member applies to a header what was said before it. A GNU long name goes before
 // a path of the extended header, and that before the header's.
-func (s *scanner) member(h *header, size uint64) *member {
-	m := &member{header: h, headerPos: s.pos - tarBlock, dataPos: s.pos, size: size, pax: s.pax}
+func (s *scanner) member(size uint64) {
+	h := &s.block
+	m := member{header: h, headerPos: s.pos - tarBlock, dataPos: s.pos, size: size}
 	var ok bool
-	if s.longName != nil {
-		m.path = trimNUL(s.longName)
-	} else if m.path, ok = paxValue(s.pax, "path"); !ok {
-		m.path = h.path()
+	if s.pax.set {
+		m.pax = s.pax.text
 	}
-	if s.longLink != nil {
-		m.link = trimNUL(s.longLink)
-	} else if m.link, ok = paxValue(s.pax, "linkpath"); !ok && h[linkField] != 0 {
+	if s.longName.set {
+		m.path = trimNUL(s.longName.text)
+	} else if m.path, ok = paxValue(m.pax, "path"); !ok {
+		s.path = h.appendPath(s.path[:0])
+		m.path = s.path
+	}
+	if s.longLink.set {
+		m.link = trimNUL(s.longLink.text)
+	} else if m.link, ok = paxValue(m.pax, "linkpath"); !ok && h[linkField] != 0 {
 		m.link = h.link()
 	}
-	return m
+	s.last, s.announce = append(s.last[:0], m.path...), false
+	s.current = m
 }
 
 // trimNUL drops the NUL that ends a GNU long name.

@@ -19,7 +19,7 @@ func image(t testing.TB, blocks int) ([]byte, string) {
 	t.Helper()
 	data := make([]byte, blocks*BlockSize)
 	rand.NewChaCha8([32]byte{byte(blocks)}).Read(data)
-	h := NewHasher()
+	h := NewHasher("")
 	for rest := data; len(rest) > 0; { // in pieces that fit no block
 		n := min(len(rest), 100_003)
 		_, _ = h.Write(rest[:n])
@@ -93,6 +93,70 @@ func TestOneFlippedBitAnywhereIsFound(t *testing.T) {
 	}
 	if err := Verify(t.Context(), r, r.Size(), other); !errors.Is(err, ErrMismatch) {
 		t.Errorf("wrong root hash: %v", err)
+	}
+}
+
+// numbered is data of so many blocks that differ, made when they are read.
+type numbered int64
+
+func (n numbered) ReadAt(p []byte, off int64) (int, error) {
+	if off%BlockSize != 0 || off+int64(len(p)) > int64(n)*BlockSize {
+		return 0, io.ErrUnexpectedEOF
+	}
+	clear(p)
+	for i := 0; i < len(p); i += BlockSize {
+		binary.LittleEndian.PutUint64(p[i:], uint64(off)+uint64(i))
+	}
+	return len(p), nil
+}
+
+// layered reads data from one reader and what follows from another.
+type layered struct {
+	data numbered
+	rest *bytes.Reader
+}
+
+func (l layered) ReadAt(p []byte, off int64) (int, error) {
+	if off < int64(l.data)*BlockSize {
+		return l.data.ReadAt(p, off)
+	}
+	return l.rest.ReadAt(p, off-int64(l.data)*BlockSize)
+}
+
+// TestTreeBeyondMemory makes a tree whose lowest level has to go to a file, and
+// compares every block of it with the data.
+func TestTreeBeyondMemory(t *testing.T) {
+	const blocks = keepLevel/DigestSize + 128*128 + 5
+	h := NewHasher(t.TempDir())
+	buf := make([]byte, 1<<20)
+	for off := int64(0); off < blocks*BlockSize; off += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), blocks*BlockSize-off)]
+		if _, err := numbered(blocks).ReadAt(buf, off); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Write(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var tail bytes.Buffer
+	sb, root, err := h.Finish(&tail)
+	if err != nil || sb.Size()-sb.DataSize() != int64(tail.Len()) {
+		t.Fatalf("%+v, %d bytes, error %v", sb, tail.Len(), err)
+	}
+	file := layered{blocks, bytes.NewReader(tail.Bytes())}
+	if err := Verify(t.Context(), file, sb.Size(), root); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNoPlaceForTheTree(t *testing.T) {
+	h := NewHasher(filepath.Join(t.TempDir(), "none"))
+	_, err := io.Copy(h, io.NewSectionReader(numbered(keepLevel), 0, 2*keepLevel*128))
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("error %v", err)
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -201,7 +265,7 @@ func BenchmarkHash(b *testing.B) {
 	data := make([]byte, 64<<20)
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		_, _ = NewHasher().Write(data)
+		_, _ = NewHasher("").Write(data)
 	}
 }
 

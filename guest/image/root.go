@@ -73,7 +73,7 @@ func makeRoot(ctx context.Context, t tree, k kernel, o Options) (*Root, error) {
 
 // protect appends the dm-verity tree and superblock.
 func protect(data []byte) ([]byte, string, error) {
-	h := verity.NewHasher()
+	h := verity.NewHasher("")
 	if _, err := h.Write(data); err != nil {
 		return nil, "", err
 	}

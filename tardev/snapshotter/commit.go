@@ -162,7 +162,7 @@ func (s *Snapshotter) convert(ctx context.Context, b *blob, key, parent string) 
 			err = fmt.Errorf("convert blob %s: %w", b.digest, errors.Join(classified(err), f.discard()))
 		}
 	}()
-	l, err := tardev.Build(ctx, f, b.reader(), tardev.BuildOptions{Lost: lossLog(ctx, b.digest)})
+	l, err := tardev.Build(ctx, f, b.reader(), tardev.BuildOptions{Lost: lossLog(ctx, b.digest), TempDir: s.dirs.staging})
 	if err != nil {
 		return made{}, err
 	}
