@@ -27,6 +27,7 @@ var bootModules = []string{
 var spareModules = []string{
 	"erofs", "loop", "tun", "virtiofs", "virtio_console", "virtio_scsi",
 	"dm_crypt", "vsock_loopback",
+	"bridge", // for a privileged container that makes one
 }
 
 // kernel is a kernel package, opened.

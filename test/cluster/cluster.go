@@ -42,11 +42,19 @@ type Options struct {
 	// Handlers are runtime handlers beside Handler, which differ from it in
 	// their configuration.toml.
 	Handlers map[string]Kata
+	// Kata changes the configuration.toml of Handler and SandboxHandler.
+	Kata Kata
+	// Mirrors are host names of registries for which containerd asks the
+	// cluster's own instead.
+	Mirrors []string
 }
 
 // Kata is added to the keys of a generated configuration.toml, by table name:
 // {"agent.kata": {"dial_timeout": 5}}.
 type Kata map[string]map[string]any
+
+// registries are the host names under which the cluster's registry is found.
+func (o Options) registries() []string { return append([]string{Host}, o.Mirrors...) }
 
 // Cluster is a running node. Its methods may be called from several goroutines.
 type Cluster struct {
@@ -168,12 +176,16 @@ func (c *Cluster) dir(name string) string { return filepath.Join(c.Dir, name) }
 func (c *Cluster) socket() string         { return c.dir("containerd.sock") }
 func (c *Cluster) tardevSocket() string   { return c.dir("tardev.sock") }
 
-func (c *Cluster) makeDirs(context.Context, Options) error {
+func (c *Cluster) makeDirs(_ context.Context, o Options) error {
 	if err := os.Mkdir(c.Dir, 0o711); err != nil {
 		return err
 	}
 	c.undo.Add(func(context.Context) error { return errors.Join(unmountBelow(c.Dir), os.RemoveAll(c.Dir)) })
-	for _, d := range []string{"root", "state", "tardev", "log", "spec", "cni", "hosts/" + Host, "opt"} {
+	dirs := []string{"root", "state", "tardev", "log", "spec", "cni", "opt"}
+	for _, host := range o.registries() {
+		dirs = append(dirs, "hosts/"+host)
+	}
+	for _, d := range dirs {
 		if err := os.MkdirAll(c.dir(d), 0o711); err != nil {
 			return err
 		}
@@ -271,7 +283,17 @@ func (c *Cluster) Unique(name string) string {
 func (c *Cluster) remember(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ids = append(c.ids, id)
+	if !slices.Contains(c.ids, id) {
+		c.ids = append(c.ids, id)
+	}
+}
+
+// RememberAll notes every id of a sandbox or container in what another client of
+// the cluster's containerd printed.
+func (c *Cluster) RememberAll(text string) {
+	for _, id := range idPattern.FindAllString(text, -1) {
+		c.remember(id)
+	}
 }
 
 func (c *Cluster) known() []string {

@@ -71,7 +71,7 @@ temp = '{{.Dir}}/root/tmp'
 
 // writeFiles writes every configuration file of the cluster.
 func (c *Cluster) writeFiles(_ context.Context, o Options) error {
-	handlers := map[string]Kata{Handler: nil, SandboxHandler: nil}
+	handlers := map[string]Kata{Handler: o.Kata, SandboxHandler: o.Kata}
 	maps.Copy(handlers, o.Handlers)
 	configs, files, sandboxed := map[string]string{}, map[string]string{}, map[string]bool{}
 	for handler, kata := range handlers {
@@ -93,12 +93,14 @@ func (c *Cluster) writeFiles(_ context.Context, o Options) error {
 		key, value, _ := strings.Cut(e, "=")
 		fmt.Fprintf(&env, "export %s='%s'\n", key, value)
 	}
+	for _, host := range o.registries() {
+		files["hosts/"+host+"/hosts.toml"] = fmt.Sprintf("server = 'http://%[1]s'\n[host.'http://%[1]s']\n  capabilities = ['pull', 'resolve']\n", c.Registry)
+	}
 	maps.Copy(files, map[string]string{
-		"containerd.toml":               containerd.String(),
-		"cni/10-bridge.conflist":        c.conflist(),
-		"hosts/" + Host + "/hosts.toml": fmt.Sprintf("server = 'http://%[1]s'\n[host.'http://%[1]s']\n  capabilities = ['pull', 'resolve']\n", c.Registry),
-		"crictl.yaml":                   fmt.Sprintf("runtime-endpoint: unix://%[1]s\nimage-endpoint: unix://%[1]s\ntimeout: 120\n", c.socket()),
-		"env":                           env.String(),
+		"containerd.toml":        containerd.String(),
+		"cni/10-bridge.conflist": c.conflist(),
+		"crictl.yaml":            fmt.Sprintf("runtime-endpoint: unix://%[1]s\nimage-endpoint: unix://%[1]s\ntimeout: 120\n", c.socket()),
+		"env":                    env.String(),
 	})
 	for name, text := range files {
 		if err := os.WriteFile(c.dir(name), []byte(text), 0o644); err != nil {

@@ -44,18 +44,28 @@ var built = time.Date(2024, 6, 26, 13, 53, 15, 0, time.UTC)
 
 // File is one entry of a layer: a directory if its name ends with a slash.
 type File struct {
-	Name    string
-	Mode    int64
-	Content []byte
+	Name     string
+	Mode     int64
+	Content  []byte
+	Hardlink string // another name of this earlier entry, whose mode and content it has
+}
+
+// Image is what an image is made of; all of them are for linux/amd64.
+type Image struct {
+	Layers     []v1.Layer
+	Entrypoint []string
+	Cmd        []string
+	User       string
+	Labels     map[string]string
 }
 
 // exampleImage has two layers: one with a busybox, one with an empty file.
 func exampleImage(busybox []byte) (v1.Image, error) {
-	first, err := layer(tarOf([]File{
-		{Name: "LAYER_1", Mode: 0o644},
-		{Name: "bin/", Mode: 0o755},
-		{Name: "bin/busybox", Mode: 0o755, Content: busybox},
-	}))
+	first, err := Layer(
+		File{Name: "LAYER_1", Mode: 0o644},
+		File{Name: "bin/", Mode: 0o755},
+		File{Name: "bin/busybox", Mode: 0o755, Content: busybox},
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -66,15 +76,15 @@ func exampleImage(busybox []byte) (v1.Image, error) {
 	if id, err := second.DiffID(); err != nil || id.String() != ExampleLayer2DiffID {
 		return nil, fmt.Errorf("second layer of the example: diff id %s, %v; want %s", id, err, ExampleLayer2DiffID)
 	}
-	return image([]string{"/bin/busybox"}, first, second)
+	return Image{Layers: []v1.Layer{first, second}, Entrypoint: []string{"/bin/busybox"}}.build()
 }
 
 func pauseImage(pause []byte) (v1.Image, error) {
-	only, err := layer(tarOf([]File{{Name: "pause", Mode: 0o755, Content: pause}}))
+	only, err := Layer(File{Name: "pause", Mode: 0o755, Content: pause})
 	if err != nil {
 		return nil, err
 	}
-	return image([]string{"/pause"}, only)
+	return Image{Layers: []v1.Layer{only}, Entrypoint: []string{"/pause"}}.build()
 }
 
 // exampleLayer2 is written field by field rather than by archive/tar, because
@@ -101,8 +111,11 @@ func tarOf(files []File) ([]byte, error) {
 	w := tar.NewWriter(&buf)
 	for _, f := range files {
 		h := &tar.Header{Name: f.Name, Mode: f.Mode, Size: int64(len(f.Content)), ModTime: built, Format: tar.FormatUSTAR, Typeflag: tar.TypeReg}
-		if strings.HasSuffix(f.Name, "/") {
+		switch {
+		case strings.HasSuffix(f.Name, "/"):
 			h.Typeflag = tar.TypeDir
+		case f.Hardlink != "":
+			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, f.Hardlink, 0
 		}
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err
@@ -114,6 +127,9 @@ func tarOf(files []File) ([]byte, error) {
 	err := w.Close()
 	return buf.Bytes(), err
 }
+
+// Layer makes a layer of files, the same bytes each time.
+func Layer(files ...File) (v1.Layer, error) { return layer(tarOf(files)) }
 
 func layer(uncompressed []byte, err error) (v1.Layer, error) {
 	if err != nil {
@@ -135,8 +151,8 @@ func layer(uncompressed []byte, err error) (v1.Layer, error) {
 	})
 }
 
-func image(entrypoint []string, layers ...v1.Layer) (v1.Image, error) {
-	img, err := mutate.AppendLayers(empty.Image, layers...)
+func (i Image) build() (v1.Image, error) {
+	img, err := mutate.AppendLayers(empty.Image, i.Layers...)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +164,8 @@ func image(entrypoint []string, layers ...v1.Layer) (v1.Image, error) {
 	config.Architecture, config.OS = "amd64", "linux"
 	config.Created = v1.Time{Time: built}
 	config.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	config.Config.Entrypoint = entrypoint
+	config.Config.Entrypoint, config.Config.Cmd = i.Entrypoint, i.Cmd
+	config.Config.User, config.Config.Labels = i.User, i.Labels
 	config.Config.WorkingDir = "/"
 	return mutate.ConfigFile(img, config)
 }
@@ -192,19 +209,25 @@ func (c *Cluster) Push(ctx context.Context, name string, files ...File) (string,
 	if err != nil {
 		return "", err
 	}
-	only, err := layer(tarOf(append([]File{
+	only, err := Layer(append([]File{
 		{Name: "bin/", Mode: 0o755},
 		{Name: "bin/busybox", Mode: 0o755, Content: busybox},
-	}, files...)))
-	if err != nil {
-		return "", err
-	}
-	img, err := image([]string{"/bin/busybox"}, only)
+	}, files...)...)
 	if err != nil {
 		return "", err
 	}
 	reference := Host + "/" + name + ":1"
-	return reference, c.images.push(ctx, reference, img)
+	return reference, c.PushImage(ctx, reference, Image{Layers: []v1.Layer{only}, Entrypoint: []string{"/bin/busybox"}})
+}
+
+// PushImage stores an image under a reference to Host, or to one of the
+// registries that Options.Mirrors names.
+func (c *Cluster) PushImage(ctx context.Context, reference string, i Image) error {
+	img, err := i.build()
+	if err != nil {
+		return err
+	}
+	return c.images.push(ctx, reference, img)
 }
 
 func (p Paths) busybox() ([]byte, error) {

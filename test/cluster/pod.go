@@ -174,9 +174,7 @@ func (c *Cluster) made(out string, err error) (string, error) {
 	id := strings.TrimSpace(out)
 	if err != nil {
 		// What failed may have left something: its id is in the message only.
-		for _, id := range idPattern.FindAllString(err.Error(), -1) {
-			c.remember(id)
-		}
+		c.RememberAll(err.Error())
 		return "", err
 	}
 	c.remember(id)

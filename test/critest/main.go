@@ -1,0 +1,176 @@
+// Command critest runs Kubernetes' conformance suite for container runtimes on
+// a cluster of virtual machines and writes what came of it as a page.
+//
+//	critest [-focus REGEXP] [-junit FILE] [-o PAGE]   run
+//	critest -o PAGE REPORT...                         write the page of earlier runs
+//
+// It fails if a spec fails that expected.toml does not list.
+package main
+
+import (
+	"context"
+	"debug/buildinfo"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kata-cc/kata-cc/test/cluster"
+)
+
+// seed makes Ginkgo take the specs in the same order each time.
+const seed = "1"
+
+func main() {
+	out := flag.String("o", "", "write the page here")
+	report := flag.String("junit", ".cache/critest/report.xml", "write critest's JUnit report here, and its log beside it")
+	focus := flag.String("focus", "", "run only the specs whose text matches")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *out, *report, *focus, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "critest:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out, report, focus string, reports []string) error {
+	e, err := parseExpectations(expectedText)
+	if err != nil {
+		return err
+	}
+	paths, err := cluster.FindPaths()
+	if err != nil {
+		return err
+	}
+	if len(reports) == 0 {
+		if err = runSpecs(ctx, paths, e, report, focus); err != nil {
+			return err
+		}
+		reports = []string{report}
+	}
+	results, err := readReports(reports, e)
+	if err != nil {
+		return err
+	}
+	counts := map[outcome]int{}
+	for _, r := range results {
+		counts[r.outcome]++
+	}
+	fmt.Printf("%d passed, %d failed, %d skipped by us, %d skipped by critest\n",
+		counts[passed], counts[failed], counts[skippedByUs], counts[skippedByIt])
+	if out != "" {
+		a, err := describe(paths)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(out, []byte(page(a, results, e)), 0o644); err != nil {
+			return err
+		}
+	}
+	if list := surprises(results, e, focus == "" && len(reports) == 1); len(list) > 0 {
+		return errors.New("not as expected.toml says:\n  " + strings.Join(list, "\n  "))
+	}
+	return nil
+}
+
+// runSpecs starts a cluster, runs critest on it and leaves its report and log.
+// That specs failed is in the report and no error of this.
+func runSpecs(ctx context.Context, paths cluster.Paths, e expectations, report, focus string) (err error) {
+	c, err := cluster.Start(ctx, cluster.Options{
+		VMM:     paths.ChooseVMM(os.Getenv("VMM")),
+		Mirrors: registries,
+		Kata:    cluster.Kata{"runtime": {"disable_guest_seccomp": false}},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeCluster(c)) }()
+	if err = pushImages(ctx, c); err != nil {
+		return err
+	}
+	if report, err = filepath.Abs(report); err != nil {
+		return err
+	}
+	temp := filepath.Join(c.Dir, "tmp")
+	if err = errors.Join(os.MkdirAll(filepath.Dir(report), 0o755), os.Mkdir(temp, 0o755)); err != nil {
+		return err
+	}
+	base := strings.TrimSuffix(report, filepath.Ext(report))
+	log, err := os.Create(base + ".log")
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	endpoint := "unix://" + filepath.Join(c.Dir, "containerd.sock")
+	args := append([]string{
+		"-runtime-endpoint", endpoint, "-image-endpoint", endpoint,
+		"-ginkgo.seed", seed, "-ginkgo.no-color", "-ginkgo.v", "-ginkgo.timeout", specsTimeout.String(),
+		"-ginkgo.junit-report", report, "-ginkgo.focus", focus,
+	}, e.skipFlags()...)
+	cmd := exec.CommandContext(ctx, filepath.Join(paths.Tools, "critest"), args...)
+	cmd.Env, cmd.Dir = append(c.Env(), "TMPDIR="+temp), temp
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, &progress{out: os.Stdout}), log
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // so that it removes its pods
+	cmd.WaitDelay = interruptTimeout
+	// Shared memory that a spec makes on "the host" goes away with critest.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWIPC, Setpgid: true}
+	_ = os.Remove(report)
+	runErr := cmd.Run()
+	keepLogs(c, base)
+	if _, err = os.Stat(report); err != nil || ctx.Err() != nil {
+		return fmt.Errorf("critest did not end (see %s): %w", log.Name(), errors.Join(runErr, err, ctx.Err()))
+	}
+	return nil
+}
+
+// keepLogs copies the logs of the daemons, which go away with the cluster, and
+// learns from containerd's which sandboxes and containers there were.
+func keepLogs(c *cluster.Cluster, base string) {
+	for _, name := range []string{"containerd", "tardev-snapshotter"} {
+		text, err := os.ReadFile(filepath.Join(c.Dir, "log", name+".log"))
+		if err == nil {
+			err = os.WriteFile(base+"."+name+".log", text, 0o644)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "critest: keep a log:", err)
+		}
+		c.RememberAll(string(text))
+	}
+}
+
+// closeCluster removes everything; that something is left is an error.
+func closeCluster(c *cluster.Cluster) error {
+	ctx := context.Background()
+	err := c.Close(ctx)
+	left, censusErr := c.AwaitGone(ctx, nil)
+	if len(left) > 0 {
+		err = errors.Join(err, fmt.Errorf("left behind:\n%s", left))
+	}
+	return errors.Join(err, censusErr)
+}
+
+// describe reads what was run from the programs themselves.
+func describe(p cluster.Paths) (about, error) {
+	a := about{
+		Date:      time.Now(),
+		VMM:       filepath.Base(p.ChooseVMM(os.Getenv("VMM")).Path),
+		Processor: fmt.Sprintf("%d processors", runtime.NumCPU()),
+	}
+	for program, version := range map[string]*string{"critest": &a.Critest, "containerd": &a.Containerd} {
+		info, err := buildinfo.ReadFile(filepath.Join(p.Tools, program))
+		if err != nil {
+			return a, err
+		}
+		*version = info.Main.Version
+	}
+	return a, nil
+}
