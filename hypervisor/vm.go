@@ -77,12 +77,32 @@ type Spec struct {
 	NetNS        string // path of the network namespace to launch the VMM in; empty: the caller's
 	VCPUs        uint32
 	MemoryMiB    uint64
-	Kernel       string // path of the guest's kernel
+	Hugepages    bool
+	Kernel       string // path of the guest's kernel; empty where Confidential says what is booted
 	Initrd       string // path of the initial ramdisk; empty: none
 	Image        string // path of the root disk; empty: none
 	KernelParams string // added to what the driver itself puts on the command line
 	NICs         []NIC
+	DiskRate     Rate // of each disk
+	NICRate      Rate // of each network interface
 	Debug        bool // verbose VMM and guest kernel
+
+	// Confidential, if not nil, is what a machine with memory protected from this
+	// host is launched from. Launch fails unless the VMM confirms it.
+	Confidential *Confidential
+}
+
+// Confidential is a machine whose memory the host cannot read (SEV-SNP). What it
+// boots is in one file, command line included, and measured.
+type Confidential struct {
+	IGVM     string // path of the launch image
+	HostData string // 64 hexadecimal digits, which the attestation report shows
+}
+
+// Rate limits a device; zero is no limit. A burst is given once, at the start.
+type Rate struct {
+	Bytes, BytesBurst uint64 // per second; once
+	Ops, OpsBurst     uint64 // per second; once
 }
 
 // NIC is a network interface of the guest, backed by a tap on the host.

@@ -65,13 +65,64 @@ func CheckLayerFile(path string) error {
 	if _, err := f.ReadAt(foot[:], size-int64(len(foot))); err != nil {
 		return fmt.Errorf("layer file %s: %w", path, err)
 	}
+	if looks := imageFormat(head[:], foot[:]); looks != "" {
+		return refuse("%s", looks)
+	}
+	return nil
+}
+
+// imageFormat says what a disk looks like by its beginning and end, if not like
+// a raw one.
+func imageFormat(head, foot []byte) string {
 	for _, i := range imageFormats {
-		if bytes.HasPrefix(head[:], []byte(i.magic)) {
-			return refuse("begins like a %s image", i.name)
+		if bytes.HasPrefix(head, []byte(i.magic)) {
+			return "begins like a " + i.name + " image"
 		}
 	}
-	if bytes.HasPrefix(foot[:], []byte("conectix")) {
-		return refuse("ends like a VHD image")
+	if bytes.HasPrefix(foot, []byte("conectix")) {
+		return "ends like a VHD image"
+	}
+	return ""
+}
+
+// CheckVolume refuses a block device, or a file that serves as one, that must
+// not be given to a VMM as a raw disk: a guest could have written the head of an
+// image format to it, for a VMM to open what that points to.
+func CheckVolume(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("volume: %w: %w", err, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return fmt.Errorf("volume: %w", err)
+	}
+	defer f.Close()
+	refuse := func(reason string) error {
+		return fmt.Errorf("volume %s: %s: %w", path, reason, errdefs.ErrInvalidArgument)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("volume: %w", err)
+	}
+	if m := info.Mode(); !m.IsRegular() && m.Type() != fs.ModeDevice {
+		return refuse("neither a block device nor a file")
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("volume: %w", err)
+	}
+	var head, foot [512]byte
+	if size < int64(len(head)) {
+		return refuse(fmt.Sprintf("%d bytes are too few for a disk", size))
+	}
+	if _, err := f.ReadAt(head[:], 0); err != nil {
+		return fmt.Errorf("volume %s: %w", path, err)
+	}
+	if _, err := f.ReadAt(foot[:], size-int64(len(foot))); err != nil {
+		return fmt.Errorf("volume %s: %w", path, err)
+	}
+	if looks := imageFormat(head[:], foot[:]); looks != "" {
+		return refuse(looks)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@
 package mounts
 
 import (
+	"encoding/base64"
 	"fmt"
 	"regexp"
 
@@ -37,6 +38,9 @@ type Options struct {
 	// Sources tells what the sources of bind mounts are, as Inspect finds them.
 	// One that is missing here counts as a regular file or directory.
 	Sources map[string]Source
+	// Devices tells what the block devices of the spec are on the host, by their
+	// path in the container, as InspectDevices finds them.
+	Devices map[string]Device
 	// NetNS is the path of the sandbox's network namespace; the pause container
 	// carries it as an annotation.
 	NetNS string
@@ -53,11 +57,21 @@ type Plan struct {
 	// Disks are the layers to plug, the top one first: the order of lowerdir. The
 	// same layer has the same disk id in every container.
 	Disks []hypervisor.Disk
+	// Volumes are block devices of the host to plug.
+	Volumes []hypervisor.Disk
 	// Files are copied before the request is sent.
 	Files []File
+	// TerminationLog is the file of the host that takes what the container leaves
+	// in its copy; empty: none.
+	TerminationLog string
+	// DirectVolumes are the sources of direct-assigned volumes.
+	DirectVolumes []string
 
 	request *agentpb.CreateContainerRequest
 	layers  []*agentpb.Storage // in the order of Disks; source still empty
+	blocks  []blockMount
+	raw     []rawDevice
+	shares  []*agentpb.Storage
 }
 
 // File is a file or directory of the host that the guest gets a copy of.
@@ -94,7 +108,11 @@ func newPlan(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	volumes, err := planVolumes(spec.Mounts, o)
+	volumes, err := planVolumes(spec, &o)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := rawDevices(spec, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +120,16 @@ func newPlan(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
 	oci.Root = &agentpb.Root{Path: rootPath, Readonly: spec.Root != nil && spec.Root.Readonly}
 	oci.Mounts = volumes.mounts
 
-	p := &Plan{Files: volumes.files}
+	p := &Plan{
+		Files: volumes.files, TerminationLog: volumes.termination, DirectVolumes: volumes.directs,
+		blocks: volumes.blocks, raw: raw, shares: volumes.shares,
+	}
+	for _, b := range p.blocks {
+		p.addDisk(b.disk)
+	}
+	for _, r := range p.raw {
+		p.addDisk(r.disk)
+	}
 	for _, l := range layers {
 		p.Disks = append(p.Disks, hypervisor.Disk{ID: l.diskID(), Path: l.path(), ReadOnly: true, Serial: l.name[:20]})
 		p.layers = append(p.layers, &agentpb.Storage{
@@ -118,8 +145,23 @@ func newPlan(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
 	}
 	p.request.Storages = append(p.request.Storages, p.layers...)
 	p.request.Storages = append(p.request.Storages, overlay)
-	p.request.Storages = append(p.request.Storages, volumes.storages...)
+	p.request.Storages = append(p.request.Storages, volumes.storages()...)
 	return p, nil
+}
+
+// CheckDisks refuses files and devices that must not be given to a VMM.
+func (p *Plan) CheckDisks() error {
+	for _, d := range p.Disks {
+		if err := CheckLayerFile(d.Path); err != nil {
+			return err
+		}
+	}
+	for _, d := range p.Volumes {
+		if err := CheckVolume(d.Path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Request completes the request that creates the container: sources has, for
@@ -127,12 +169,39 @@ func newPlan(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
 // its agent reads (BDF or PCI path).
 func (p *Plan) Request(sources map[string]string) (*agentpb.CreateContainerRequest, error) {
 	r := proto.CloneOf(p.request)
-	for i, d := range p.Disks {
-		source := sources[d.ID]
-		if source == "" {
-			return nil, fmt.Errorf("container %s: no position for disk %s (%s): %w", r.GetContainerId(), d.ID, d.Path, errdefs.ErrInvalidArgument)
+	source := func(d hypervisor.Disk) (string, error) {
+		at := sources[d.ID]
+		if at == "" {
+			return "", fmt.Errorf("container %s: no position for disk %s (%s): %w", r.GetContainerId(), d.ID, d.Path, errdefs.ErrInvalidArgument)
 		}
-		r.Storages[i].Source = source // layers come first
+		return at, nil
+	}
+	for i, d := range p.Disks {
+		at, err := source(d)
+		if err != nil {
+			return nil, err
+		}
+		r.Storages[i].Source = at // layers come first
+	}
+	for _, b := range p.blocks {
+		at, err := source(b.disk)
+		if err != nil {
+			return nil, err
+		}
+		s := proto.CloneOf(b.storage)
+		s.Source, s.MountPoint = at, storageDir+base64.URLEncoding.EncodeToString([]byte(at))
+		r.Storages = append(r.Storages, s)
+		r.OCI.Mounts[b.mount].Source = s.MountPoint
+	}
+	for _, s := range p.shares {
+		r.Storages = append(r.Storages, proto.CloneOf(s))
+	}
+	for _, d := range p.raw {
+		at, err := source(d.disk)
+		if err != nil {
+			return nil, err
+		}
+		r.Devices = append(r.Devices, &agentpb.Device{Id: at, Type: "blk", ContainerPath: d.path})
 	}
 	return r, nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -19,27 +21,37 @@ const (
 	Regular Kind = iota // a file, a directory, or a link to one
 	Missing
 	BlockDevice
-	Special // socket, fifo, character device
+	Special // socket or fifo
+	CharDevice
 )
 
 // Source describes the source of a bind mount.
 type Source struct {
 	Kind      Kind
 	Directory bool
+	Live      bool   // a directory whose link "..data" leads to a revision
 	Tmpfs     bool   // it lies on a tmpfs
 	Hugetlbfs bool   // it lies on a hugetlbfs
+	PageSize  uint64 // of a hugetlbfs, in bytes
+	Size      uint64 // that a tmpfs was given, in bytes; 0: none
 	GID       uint32 // group that owns it
+	// EmptyDir is the name of the emptyDir that a subPath was bound from, SubPath
+	// the path below it.
+	EmptyDir, SubPath string
+	Device            Device        // of a block device, or of a file that may serve as one
+	Direct            *DirectVolume // nil: it is no direct-assigned volume
 }
 
 // Inspect looks at the sources of a spec's bind mounts, following symbolic
 // links, for Options.Sources.
 func Inspect(spec *specs.Spec) (map[string]Source, error) {
 	sources := map[string]Source{}
+	var table mountTable
 	for _, m := range spec.Mounts {
 		if !isBind(m) {
 			continue
 		}
-		s, err := inspect(m.Source)
+		s, err := inspect(m.Source, &table)
 		if err != nil {
 			return nil, fmt.Errorf("mount %s from %q: %w", m.Destination, m.Source, err)
 		}
@@ -48,9 +60,16 @@ func Inspect(spec *specs.Spec) (map[string]Source, error) {
 	return sources, nil
 }
 
-func inspect(path string) (Source, error) {
+func inspect(path string, table *mountTable) (Source, error) {
+	direct, err := readDirectVolume(path)
+	if err != nil {
+		return Source{}, err
+	}
+	if direct != nil {
+		return inspectDirect(direct)
+	}
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); errors.Is(err, fs.ErrNotExist) {
+	if err := unix.Stat(path, &st); errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
 		return Source{Kind: Missing}, nil
 	} else if err != nil {
 		return Source{}, &fs.PathError{Op: "stat", Path: path, Err: err}
@@ -58,10 +77,16 @@ func inspect(path string) (Source, error) {
 	s := Source{GID: st.Gid}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
+		s.Device = Device{Node: path, Identity: fmt.Sprintf("file %d:%d", st.Dev, st.Ino)}
 	case unix.S_IFDIR:
 		s.Directory = true
+		target, err := os.Readlink(filepath.Join(path, "..data"))
+		s.Live = err == nil && strings.HasPrefix(target, "..") && !strings.Contains(target, "/")
 	case unix.S_IFBLK:
 		s.Kind = BlockDevice
+		s.Device = blockDevice(path, st.Rdev)
+	case unix.S_IFCHR:
+		s.Kind = CharDevice
 	default:
 		s.Kind = Special
 	}
@@ -71,7 +96,79 @@ func inspect(path string) (Source, error) {
 	}
 	s.Tmpfs = fsys.Type == unix.TMPFS_MAGIC
 	s.Hugetlbfs = fsys.Type == unix.HUGETLBFS_MAGIC
+	if s.Hugetlbfs {
+		s.PageSize = uint64(fsys.Bsize)
+	}
+	return s, table.describe(path, &s)
+}
+
+// inspectDirect looks at the device of a direct-assigned volume.
+func inspectDirect(d *DirectVolume) (Source, error) {
+	s := Source{Direct: d}
+	if d.FSType == "cifs" {
+		return s, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(d.Device, &st); err != nil {
+		return Source{}, fmt.Errorf("direct-assigned volume: %w", &fs.PathError{Op: "stat", Path: d.Device, Err: err})
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFBLK:
+		s.Device = blockDevice(d.Device, st.Rdev)
+	case unix.S_IFREG:
+		s.Device = Device{Node: d.Device, Identity: fmt.Sprintf("file %d:%d", st.Dev, st.Ino)}
+	default:
+		return Source{}, fmt.Errorf("direct-assigned volume: %s is neither a block device nor a file: %w", d.Device, errdefs.ErrInvalidArgument)
+	}
 	return s, nil
+}
+
+// blockDevice describes the device of a node. One that tells nothing counts as
+// writable, and the machine fails to open it if it is not.
+func blockDevice(node string, number uint64) Device {
+	major, minor := unix.Major(number), unix.Minor(number)
+	data, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/ro", major, minor))
+	return Device{
+		Node: node, Identity: fmt.Sprintf("device %d:%d", major, minor),
+		ReadOnly: err == nil && strings.TrimSpace(string(data)) == "1",
+	}
+}
+
+// InspectDevices finds the host's nodes of a spec's block devices, by their path
+// in the container, for Options.Devices.
+func InspectDevices(spec *specs.Spec) map[string]Device {
+	if spec.Linux == nil {
+		return nil
+	}
+	found := map[string]Device{}
+	for _, d := range spec.Linux.Devices {
+		if d.Type != "b" {
+			continue
+		}
+		number := unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+		for _, node := range []string{fmt.Sprintf("/dev/block/%d:%d", d.Major, d.Minor), deviceName(d), d.Path} {
+			var st unix.Stat_t
+			if node != "" && unix.Stat(node, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == number {
+				found[d.Path] = blockDevice(node, number)
+				break
+			}
+		}
+	}
+	return found
+}
+
+// deviceName is the node that the kernel names a device after; empty: it has none.
+func deviceName(d specs.LinuxDevice) string {
+	data, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/uevent", d.Major, d.Minor))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(data)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "DEVNAME="); ok {
+			return filepath.Join("/dev", name)
+		}
+	}
+	return ""
 }
 
 // ShmSize tells how large the /dev/shm of a sandbox is to be, in bytes: as large

@@ -87,11 +87,6 @@ func checkSpec(spec *specs.Spec) error {
 			return fmt.Errorf("spec: %s cannot be carried into the guest: %w", c.field, errdefs.ErrNotImplemented)
 		}
 	}
-	for _, d := range l.Devices {
-		if d.Type == "b" {
-			return fmt.Errorf("spec: block device %s cannot be carried into the guest: %w", d.Path, errdefs.ErrNotImplemented)
-		}
-	}
 	return nil
 }
 

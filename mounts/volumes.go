@@ -3,14 +3,11 @@ package mounts
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"fmt"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
@@ -18,109 +15,115 @@ import (
 
 // volumes is what becomes of a spec's mounts.
 type volumes struct {
-	mounts   []*agentpb.Mount
-	files    []File
-	storages []*agentpb.Storage // ephemeral ones first, then local ones
+	o           *Options
+	mounts      []*agentpb.Mount
+	files       []File
+	termination string // source of the termination log
+
+	// Storages, in the order in which they are sent.
+	ephemeral, huge, locals []*agentpb.Storage
+	blocks                  []blockMount
+	shares                  []*agentpb.Storage
+	directs                 []string // sources of direct-assigned volumes
 }
 
-// configVolume matches the volumes that kubelet fills itself and keeps up to
-// date. Containers cannot write to them on the host either.
-var configVolume = regexp.MustCompile(`/volumes/kubernetes\.io~(configmap|secret|projected|downward-api)/`)
+const (
+	emptyDirParent        = "kubernetes.io~empty-dir"
+	annotationTermination = "io.kubernetes.container.terminationMessagePath"
+)
 
-// guestTypes are the file systems that the agent mounts by itself.
-var guestTypes = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
+// kubeletLog is the form of the kubelet's termination logs.
+var kubeletLog = regexp.MustCompile(`/pods/[^/]+/containers/[^/]+/[0-9a-f]{8}$`)
 
 // planVolumes decides each mount of a spec, in the spec's order.
-func planVolumes(from []specs.Mount, o Options) (*volumes, error) {
-	v := &volumes{}
-	var ephemeral, local []*agentpb.Storage
-	for _, m := range from {
-		refuse := func(class error, format string, args ...any) (*volumes, error) {
-			return nil, fmt.Errorf("mount %s from %q: "+format+": %w", append([]any{m.Destination, m.Source}, append(args, class)...)...)
+func planVolumes(spec *specs.Spec, o *Options) (*volumes, error) {
+	v := &volumes{o: o}
+	for _, from := range spec.Mounts {
+		m := &mountView{Mount: from, src: o.Sources[from.Source], bind: isBind(from), o: o, spec: spec}
+		r := decide(m)
+		if r.outcome == Refused {
+			return nil, r.refusal(m)
 		}
-		if !filepath.IsAbs(m.Destination) || slices.Contains(strings.Split(m.Destination, "/"), "..") {
-			return refuse(errdefs.ErrInvalidArgument, "destination is not an absolute path without ..")
-		}
-		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			return refuse(errdefs.ErrNotImplemented, "mapped ids cannot be carried into the guest")
-		}
-		src := o.Sources[m.Source]
 		g := &agentpb.Mount{Destination: m.Destination, Source: m.Source, Type: m.Type, Options: slices.Clone(m.Options)}
-		bind := isBind(m)
-		if bind {
+		if m.bind {
 			g.Type = "bind"
 		}
-		emptyDir := bind && o.Type == PodContainer && filepath.Base(filepath.Dir(m.Source)) == "kubernetes.io~empty-dir"
-		switch {
-		case bind && (within(m.Source, "/proc") || within(m.Source, "/sys")):
-		case !bind && m.Destination != "/dev/shm":
-			if !slices.Contains(guestTypes, m.Type) {
-				return refuse(errdefs.ErrNotImplemented, "file system type %q cannot be mounted in the guest", m.Type)
-			}
-		case emptyDir && src.Hugetlbfs:
-			return refuse(errdefs.ErrNotImplemented, "huge pages cannot be carried into the guest")
-		case emptyDir && src.Tmpfs:
-			ephemeral = append(ephemeral, memoryDir(g, src))
-		case m.Destination == "/dev/shm":
-			g.Type, g.Source, g.Options = "bind", shmDir, []string{"rbind"}
-		case emptyDir:
-			local = append(local, localDir(g, o.SandboxID, src))
-		case within(m.Source, "/dev"):
-			// The guest's own device, of the same name.
-		case src.Kind == Missing:
-			return refuse(errdefs.ErrNotFound, "there is no such file on the host")
-		case src.Kind == BlockDevice:
-			return refuse(errdefs.ErrNotImplemented, "block volumes cannot be carried into the guest")
-		case src.Kind == Special:
-			return refuse(errdefs.ErrNotImplemented, "sockets, fifos and devices of the host cannot be carried into the guest")
-		case src.Directory && !readOnly(m) && !configVolume.MatchString(m.Source):
-			return refuse(errdefs.ErrNotImplemented, "the guest gets a copy of a directory, so what is written to it would be lost; mount it read-only")
-		default:
-			guest := sharedDir + o.ContainerID + "-" + o.random() + "-" + filepath.Base(m.Destination)
-			v.files = append(v.files, File{HostPath: m.Source, GuestPath: guest})
-			g.Source = guest
+		if r.plan != nil {
+			r.plan(v, m, g)
 		}
 		v.mounts = append(v.mounts, g)
 	}
-	v.storages = append(ephemeral, local...)
 	return v, nil
 }
 
-// isBind reports whether a mount is a bind mount: by type, or by option as OCI
-// allows it.
-func isBind(m specs.Mount) bool {
-	return m.Type == "bind" || (m.Type == "" || m.Type == "none") && (slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind"))
+// storages lists the storages, without those of block devices.
+func (v *volumes) storages() []*agentpb.Storage {
+	return slices.Concat(v.ephemeral, v.huge, v.locals)
 }
 
-func readOnly(m specs.Mount) bool {
-	return slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro")
-}
-
-// within reports whether path is dir or below it.
-func within(path, dir string) bool {
-	path = filepath.Clean(path)
-	return path == dir || strings.HasPrefix(path, dir+"/")
-}
-
-// memoryDir makes an emptyDir of medium Memory: a tmpfs of the guest.
-func memoryDir(m *agentpb.Mount, src Source) *agentpb.Storage {
-	s := &agentpb.Storage{
-		Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", Options: fsgid(src),
-		MountPoint: ephemeralDir + filepath.Base(m.Source),
+// copied makes a mount from a copy.
+func (v *volumes) copied(m *mountView, g *agentpb.Mount) {
+	g.Source = sharedDir + v.o.ContainerID + "-" + v.o.random() + "-" + filepath.Base(m.Destination)
+	v.files = append(v.files, File{HostPath: m.Source, GuestPath: g.Source})
+	if m.terminationLog() {
+		v.termination = m.Source
 	}
-	m.Source, m.Type = s.MountPoint, "bind"
-	return s
 }
 
-// localDir makes any other emptyDir: a directory of the guest. The mount's type
-// is what policies expect of it.
-func localDir(m *agentpb.Mount, sandbox string, src Source) *agentpb.Storage {
-	s := &agentpb.Storage{
-		Driver: "local", Source: "local", Fstype: "local", Options: append([]string{"mode=0777"}, fsgid(src)...),
-		MountPoint: sharedDir + sandbox + "/local/" + filepath.Base(m.Source),
+// shm makes a mount of the sandbox's shared memory.
+func (v *volumes) shm(_ *mountView, g *agentpb.Mount) {
+	g.Type, g.Source, g.Options = "bind", shmDir, []string{"rbind"}
+}
+
+// memory makes an emptyDir of medium Memory: a tmpfs of the guest. Its size is
+// left out where a policy judges the request, since generated policies know none.
+func (v *volumes) memory(m *mountView, g *agentpb.Mount) {
+	name, below := m.volume()
+	s := &agentpb.Storage{Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", MountPoint: ephemeralDir + name}
+	if _, policed := m.spec.Annotations[annotationPolicy]; m.src.Size > 0 && !policed {
+		s.Options = append(s.Options, "size="+strconv.FormatUint(m.src.Size, 10))
 	}
-	m.Source, m.Type = s.MountPoint, "local"
-	return s
+	s.Options = append(s.Options, fsgid(m.src)...)
+	v.ephemeral = append(v.ephemeral, s)
+	g.Source, g.Type = v.below(s, below, m.src), "bind"
+}
+
+// hugePages makes an emptyDir of huge pages: the guest sets the limit aside.
+func (v *volumes) hugePages(m *mountView, g *agentpb.Mount) {
+	name, below := m.volume()
+	size := strconv.FormatUint(m.hugeLimit(), 10)
+	s := &agentpb.Storage{
+		Driver: "ephemeral", Source: "nodev", Fstype: "hugetlbfs", MountPoint: ephemeralDir + name,
+		Options: append([]string{"pagesize=" + strconv.FormatUint(m.src.PageSize, 10) + ",size=" + size}, fsgid(m.src)...),
+	}
+	v.huge = append(v.huge, s)
+	g.Source, g.Type = v.below(s, below, m.src), "bind"
+}
+
+// local makes any other emptyDir: a directory of the guest. The mount's type is
+// what policies expect of it.
+func (v *volumes) local(m *mountView, g *agentpb.Mount) {
+	name, below := m.volume()
+	s := directory(sharedDir+v.o.SandboxID+"/local/"+name, m.src)
+	v.locals = append(v.locals, s)
+	g.Source, g.Type = v.below(s, below, m.src), "local"
+}
+
+// below is the path of a subPath in the guest. The guest's volume begins empty,
+// so the directory has to be made.
+func (v *volumes) below(s *agentpb.Storage, path string, src Source) string {
+	if path == "" {
+		return s.MountPoint
+	}
+	sub := directory(filepath.Join(s.MountPoint, path), src)
+	v.locals = append(v.locals, sub)
+	return sub.MountPoint
+}
+
+func directory(path string, src Source) *agentpb.Storage {
+	return &agentpb.Storage{
+		Driver: "local", Source: "local", Fstype: "local", Options: append([]string{"mode=0777"}, fsgid(src)...), MountPoint: path,
+	}
 }
 
 func fsgid(src Source) []string {
@@ -128,6 +131,32 @@ func fsgid(src Source) []string {
 		return nil
 	}
 	return []string{"fsgid=" + strconv.FormatUint(uint64(src.GID), 10)}
+}
+
+// hugeLimit is the container's limit for huge pages of the source's size, in bytes.
+func (m *mountView) hugeLimit() uint64 {
+	if m.spec.Linux == nil || m.spec.Linux.Resources == nil {
+		return 0
+	}
+	for _, l := range m.spec.Linux.Resources.HugepageLimits {
+		if l.Pagesize == pageSizeName(m.src.PageSize) {
+			return l.Limit
+		}
+	}
+	return 0
+}
+
+// pageSizeName is a size of huge pages as limits name it, such as 2MB or 1GB.
+func pageSizeName(bytes uint64) string {
+	for _, unit := range []struct {
+		shift int
+		name  string
+	}{{30, "GB"}, {20, "MB"}, {10, "KB"}} {
+		if n := bytes >> unit.shift; n > 0 {
+			return strconv.FormatUint(n, 10) + unit.name
+		}
+	}
+	return ""
 }
 
 func (o Options) random() string {

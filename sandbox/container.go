@@ -24,6 +24,7 @@ type Container struct {
 	id           string
 	sandbox      *Sandbox
 	capabilities *specs.LinuxCapabilities // of the init process
+	lastWords    string                   // file of the host that takes its termination log; empty: none
 	oom          chan struct{}            // closed when the guest has told of a lack of memory
 	oomOnce      sync.Once
 
@@ -32,7 +33,7 @@ type Container struct {
 	execs    map[string]*Process
 	paused   bool
 	deleting bool
-	held     []string // disk ids of the layers in use
+	held     []string // disk ids of the layers and block volumes in use
 	copies   []string // paths in the guest of what was copied for it
 	removed  bool     // the guest has let go of it
 }
@@ -43,7 +44,7 @@ type Container struct {
 // error nothing of the container is left; a sandbox without its own container
 // is of no use and is stopped then.
 func (s *Sandbox) CreateContainer(ctx context.Context, id string, spec *specs.Spec, plan *mounts.Plan, stdio OpenStdio) (*Container, error) {
-	c := &Container{id: id, sandbox: s, execs: map[string]*Process{}, oom: make(chan struct{})}
+	c := &Container{id: id, sandbox: s, execs: map[string]*Process{}, oom: make(chan struct{}), lastWords: plan.TerminationLog}
 	if spec.Process != nil {
 		c.capabilities = spec.Process.Capabilities
 	}
@@ -94,6 +95,9 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 
 	sources, err := s.plugLayers(ctx, c, plan, &back)
 	if err != nil {
+		return err
+	}
+	if err = s.announce(plan, &back); err != nil {
 		return err
 	}
 	clock.done("layers")

@@ -2,7 +2,18 @@ package sandbox
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/internal/undo"
 	"github.com/kata-cc/kata-cc/mounts"
 	"github.com/kata-cc/kata-cc/volumes"
@@ -36,4 +47,67 @@ func (c *Container) dropFiles() {
 	for _, path := range copies {
 		s.volumes.Remove(path)
 	}
+}
+
+// announce tells the drivers of direct-assigned volumes which sandbox has them:
+// by a file of its id beside the volume's description.
+func (s *Sandbox) announce(plan *mounts.Plan, back *undo.Stack) error {
+	for _, source := range plan.DirectVolumes {
+		file := filepath.Join(mounts.DirectVolumeDir(source), s.o.ID)
+		withdraw := func(context.Context) error {
+			if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			return nil
+		}
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			continue // another container of the pod has it too
+		}
+		if err != nil {
+			return fmt.Errorf("announce the direct-assigned volume %s: %w", source, err)
+		}
+		back.Add(withdraw)
+		s.undo.Add(withdraw)
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxLastWords is how much of a termination log the kubelet reads, in bytes.
+const maxLastWords = 4096
+
+// keepLastWords writes what a container left in its termination log to the
+// host's, for the kubelet to read when it hears of the exit. Agents before 4.1
+// cannot tell.
+func (c *Container) keepLastWords(ctx context.Context) {
+	if c.lastWords == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastWordsTimeout)
+	defer cancel()
+	r, err := c.sandbox.agent.GetDiagnosticData(ctx, &agentpb.GetDiagnosticDataRequest{LogType: "termination_log", ContainerId: c.id})
+	if err == nil {
+		err = overwrite(c.lastWords, r.GetData())
+	}
+	switch {
+	case err == nil || ctx.Err() != nil && c.sandbox.life.Err() != nil:
+	case errdefs.IsNotImplemented(err) || errdefs.IsNotFound(err):
+		log.G(ctx).WithError(err).Debug("the agent cannot tell the termination message")
+	default:
+		log.G(ctx).WithError(err).WithField("path", c.lastWords).Warn("termination message does not reach the host")
+	}
+}
+
+// overwrite replaces the content of a file that is there. It follows no link: the
+// text is the guest's.
+func overwrite(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text[:min(len(text), maxLastWords)])
+	return errors.Join(err, f.Close())
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/kata-cc/kata-cc/hypervisor"
@@ -12,28 +14,29 @@ import (
 	"github.com/kata-cc/kata-cc/mounts"
 )
 
-// layer is a disk in the machine, shared by the containers that use it.
+// layer is a disk in the machine, a layer or a block volume, shared by the
+// containers that use it.
 type layer struct {
 	id    string         // as the VMM knows it: not used again in the machine's life
+	fixed bool           // it cannot be written to
 	users int            // guarded by Sandbox.mu
 	ready chan struct{}  // closed when the plug has ended; at and err are valid from then on
 	at    hypervisor.BDF // where the guest finds it
 	err   error
 }
 
-// plugLayers makes sure that the machine has every layer of the plan and says
-// where the guest finds each, by the disk id of the plan.
+// plugLayers makes sure that the machine has every layer and block volume of the
+// plan and says where the guest finds each, by the disk id of the plan.
 func (s *Sandbox) plugLayers(ctx context.Context, c *Container, plan *mounts.Plan, back *undo.Stack) (map[string]string, error) {
-	for _, d := range plan.Disks {
-		if err := mounts.CheckLayerFile(d.Path); err != nil {
-			return nil, err
-		}
+	if err := plan.CheckDisks(); err != nil {
+		return nil, err
 	}
-	if err := s.roomForLayers(plan.Disks); err != nil {
+	disks := slices.Concat(plan.Disks, plan.Volumes)
+	if err := s.roomForLayers(disks); err != nil {
 		return nil, err
 	}
 	sources := map[string]string{}
-	for _, d := range plan.Disks {
+	for _, d := range disks {
 		at, err := s.takeLayer(ctx, d)
 		if err != nil {
 			return nil, err
@@ -43,7 +46,7 @@ func (s *Sandbox) plugLayers(ctx context.Context, c *Container, plan *mounts.Pla
 		c.held = append(c.held, d.ID)
 		s.mu.Unlock()
 		if sources[d.ID], err = s.position(at); err != nil {
-			return nil, fmt.Errorf("layer file %s: %w", d.Path, err)
+			return nil, fmt.Errorf("disk %s: %w", d.Path, err)
 		}
 	}
 	return sources, nil
@@ -74,11 +77,15 @@ func (s *Sandbox) takeLayer(ctx context.Context, d hypervisor.Disk) (hypervisor.
 	l, known := s.layers[d.ID]
 	if !known {
 		s.plugs[d.ID]++
-		l = &layer{id: d.ID, ready: make(chan struct{})}
+		l = &layer{id: d.ID, fixed: d.ReadOnly, ready: make(chan struct{})}
 		if n := s.plugs[d.ID]; n > 1 {
 			l.id = fmt.Sprintf("%s-%d", d.ID, n)
 		}
 		s.layers[d.ID] = l
+	}
+	if l.fixed && !d.ReadOnly {
+		s.mu.Unlock()
+		return hypervisor.BDF{}, fmt.Errorf("plug %s: another container of the pod has it read-only: %w", d.Path, errdefs.ErrFailedPrecondition)
 	}
 	l.users++
 	s.mu.Unlock()
@@ -97,7 +104,7 @@ func (s *Sandbox) takeLayer(ctx context.Context, d hypervisor.Disk) (hypervisor.
 	plug.ID, plug.RootBus = l.id, s.rootBus
 	l.at, l.err = s.vm.HotplugDisk(ctx, plug)
 	if l.err != nil {
-		l.err = fmt.Errorf("plug layer file %s: %w", d.Path, l.err)
+		l.err = fmt.Errorf("plug %s: %w", d.Path, l.err)
 		s.mu.Lock()
 		delete(s.layers, d.ID)
 		s.mu.Unlock()
@@ -113,7 +120,7 @@ func (s *Sandbox) forgetLayer(ctx context.Context, id string, l *layer) {
 		return
 	}
 	if err := s.dropLayer(ctx, id); err != nil {
-		log.G(ctx).WithError(err).WithField("disk", l.id).Warn("layer stays plugged")
+		log.G(ctx).WithError(err).WithField("disk", l.id).Warn("disk stays plugged")
 	}
 }
 
@@ -144,10 +151,10 @@ func (s *Sandbox) dropLayer(ctx context.Context, id string) error {
 	defer s.mu.Unlock()
 	if _, again := s.layers[id]; again {
 		// Plugged anew meanwhile, by another name: this one stays until the machine goes.
-		log.G(ctx).WithError(err).WithField("disk", l.id).Warn("layer stays plugged")
+		log.G(ctx).WithError(err).WithField("disk", l.id).Warn("disk stays plugged")
 		return nil
 	}
 	l.users++
 	s.layers[id] = l
-	return fmt.Errorf("unplug layer %s: %w", l.id, err)
+	return fmt.Errorf("unplug disk %s: %w", l.id, err)
 }

@@ -201,6 +201,7 @@ func (p *Process) watch(stdio *Stdio) {
 			p.awaitReason()
 		}
 		p.container.endExecs()
+		p.container.keepLastWords(s.life)
 	}
 	p.finish(exit)
 }

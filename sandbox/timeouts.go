@@ -26,6 +26,9 @@ const (
 	// execGrace is how long the exit of a container waits for those of its execs.
 	execGrace = 2 * time.Second
 
+	// lastWordsTimeout bounds how long an exit waits for the container's
+	// termination log.
+	lastWordsTimeout = 2 * time.Second
 	// removeTimeout bounds RemoveContainer.
 	removeTimeout = 20 * time.Second
 	// destroyTimeout bounds DestroySandbox, a courtesy to the guest before its

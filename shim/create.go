@@ -129,10 +129,8 @@ func (s *Service) create(ctx context.Context, t *task, r *taskapi.CreateTaskRequ
 // bringUp starts a sandbox and creates its own container.
 func (s *Service) bringUp(ctx context.Context, sb *sandbox.Sandbox, spec *specs.Spec, plan *mounts.Plan, open sandbox.OpenStdio) (*sandbox.Container, error) {
 	// Before the machine is booted for it.
-	for _, d := range plan.Disks {
-		if err := mounts.CheckLayerFile(d.Path); err != nil {
-			return nil, err
-		}
+	if err := plan.CheckDisks(); err != nil {
+		return nil, err
 	}
 	if err := sb.Start(ctx); err != nil {
 		return nil, err
@@ -187,6 +185,7 @@ func planOptions(spec *specs.Spec, config *configuration.Config, t *task, kind m
 		SandboxID: sandboxID, ContainerID: t.id, Bundle: t.bundle, Type: kind,
 		DisableGuestSeccomp: config.Runtime.DisableGuestSeccomp,
 		Sources:             sources,
+		Devices:             mounts.InspectDevices(spec),
 		NetNS:               ns,
 		KernelModules:       config.Agent.KernelModules,
 	}, nil

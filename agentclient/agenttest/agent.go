@@ -43,6 +43,8 @@ type Script struct {
 	// Hold keeps the output open after the exit, as a child that outlives its
 	// parent does.
 	Hold bool `json:"hold"`
+	// LastWords is what a container leaves in its termination log.
+	LastWords string `json:"last_words"`
 	// Missing makes the start fail: the container has no such program.
 	Missing bool `json:"missing"`
 }

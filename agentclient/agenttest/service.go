@@ -17,7 +17,7 @@ import (
 var implemented = set(`CreateContainer StartContainer RemoveContainer ExecProcess SignalProcess WaitProcess
 	UpdateContainer StatsContainer PauseContainer ResumeContainer WriteStdin ReadStdout ReadStderr CloseStdin TtyWinResize
 	UpdateInterface UpdateRoutes AddARPNeighbors CreateSandbox DestroySandbox OnlineCPUMem GetGuestDetails
-	CopyFile GetOOMEvent SetPolicy`)
+	CopyFile GetOOMEvent SetPolicy GetDiagnosticData`)
 
 func set(names string) map[string]bool {
 	m := map[string]bool{}
@@ -220,4 +220,18 @@ func (s service) GetOOMEvent(ctx context.Context, _ *agentpb.GetOOMEventRequest)
 	case <-ctx.Done():
 	}
 	return nil, status.Error(codes.Canceled, "gone")
+}
+
+// GetDiagnosticData tells a container's last words; agents before 4.1 lack it.
+func (s service) GetDiagnosticData(_ context.Context, r *agentpb.GetDiagnosticDataRequest) (*agentpb.GetDiagnosticDataResponse, error) {
+	if s.a.flavour.isAzl() {
+		return nil, s.a.flavour.unsupported("GetDiagnosticData")
+	}
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	c := s.a.containers[r.GetContainerId()]
+	if c == nil {
+		return nil, s.a.flavour.noContainer(r.GetContainerId())
+	}
+	return &agentpb.GetDiagnosticDataResponse{Data: c.process("").script.LastWords}, nil
 }

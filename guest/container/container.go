@@ -111,6 +111,9 @@ func (c *Container) State() State {
 	return c.stateLocked()
 }
 
+// Spec is what the container was made from; it is not changed.
+func (c *Container) Spec() *specs.Spec { return c.spec }
+
 // InitPid is the id of the init process in the agent's pid namespace.
 func (c *Container) InitPid() int { return c.init.Pid() }
 

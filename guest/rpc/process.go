@@ -190,3 +190,15 @@ func (s *Service) StatsContainer(_ context.Context, r *agentpb.StatsContainerReq
 	}
 	return &agentpb.StatsContainerResponse{CgroupStats: stats}, nil
 }
+
+// GetDiagnosticData reads what a container has left in its termination log.
+func (s *Service) GetDiagnosticData(_ context.Context, r *agentpb.GetDiagnosticDataRequest) (*agentpb.GetDiagnosticDataResponse, error) {
+	if kind := r.GetLogType(); kind != "termination_log" {
+		return nil, fmt.Errorf("diagnostic data %q: only termination_log is kept: %w", kind, errdefs.ErrInvalidArgument)
+	}
+	text, err := s.sandbox.TerminationLog(r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	return &agentpb.GetDiagnosticDataResponse{Data: text}, nil
+}

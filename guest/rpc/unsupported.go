@@ -57,11 +57,6 @@ func (s *Service) MemAgentCompactSet(context.Context, *agentpb.MemAgentCompactCo
 	return nil, unsupported("MemAgentCompactSet")
 }
 
-// GetDiagnosticData is not supported.
-func (s *Service) GetDiagnosticData(context.Context, *agentpb.GetDiagnosticDataRequest) (*agentpb.GetDiagnosticDataResponse, error) {
-	return nil, unsupported("GetDiagnosticData")
-}
-
 // ReseedRandomDev is not supported: the host must not choose the guest's entropy.
 func (s *Service) ReseedRandomDev(context.Context, *agentpb.ReseedRandomDevRequest) (*emptypb.Empty, error) {
 	return nil, unsupported("ReseedRandomDev")

@@ -106,6 +106,9 @@ func (s *Sandbox) build(ctx context.Context, r *agentpb.CreateContainerRequest, 
 	if err := s.applyDevices(ctx, spec, r.GetDevices()); err != nil {
 		return nil, err
 	}
+	if err := allowBound(spec, r.GetStorages()); err != nil {
+		return nil, err
+	}
 	guest := ocispec.Guest{Rootfs: filepath.Join(bundle, "rootfs"), ContainerID: r.GetContainerId()}
 	s.mu.Lock()
 	guest.IPC, guest.UTS = s.namespaces.ipc, s.namespaces.uts

@@ -20,8 +20,10 @@ import (
 )
 
 const (
-	driverBlock   = "blk"
-	driverOverlay = "overlayfs"
+	driverBlock     = "blk"
+	driverOverlay   = "overlayfs"
+	driverEphemeral = "ephemeral"
+	driverLocal     = "local"
 )
 
 // job is the mounting of one storage.
@@ -35,14 +37,14 @@ type job struct {
 // drivers mount a storage, by the name the protocol gives them. What they do is
 // on the job's undo stack, also when they fail.
 var drivers = map[string]func(context.Context, *job) error{
-	driverBlock:   mountBlock,
-	"mmioblk":     mountBlock,
-	"nvdimm":      mountBlock,
-	driverOverlay: mountOverlay,
-	"ephemeral":   mountEphemeral,
-	"local":       makeLocal,
-	"virtio-fs":   mountPlain,
-	"9p":          mountPlain,
+	driverBlock:     mountBlock,
+	"mmioblk":       mountBlock,
+	"nvdimm":        mountBlock,
+	driverOverlay:   mountOverlay,
+	driverEphemeral: mountEphemeral,
+	driverLocal:     makeLocal,
+	"virtio-fs":     mountPlain,
+	"9p":            mountPlain,
 }
 
 // Drivers lists the names of the storage drivers.
@@ -85,7 +87,7 @@ func mountEphemeral(_ context.Context, j *job) error {
 			return err
 		}
 	case "hugetlbfs":
-		if err := reserveHugePages(j.st.GetOptions()); err != nil {
+		if err := j.reserveHugePages(); err != nil {
 			return err
 		}
 		if err := j.mount(mount.Mount{Source: "nodev", FSType: fstype, Options: opts}); err != nil {
@@ -102,44 +104,6 @@ func ephemeralSource(st *agentpb.Storage) string {
 		return "tmpfs"
 	}
 	return st.GetSource()
-}
-
-// reserveHugePages makes the kernel set aside as many pages as size needs.
-func reserveHugePages(options []string) error {
-	page, err1 := sizeOption(options, "pagesize")
-	size, err2 := sizeOption(options, "size")
-	if err1 != nil || err2 != nil || page == 0 {
-		return fmt.Errorf("huge pages need the options pagesize= and size=, not %q: %w", options, errdefs.ErrInvalidArgument)
-	}
-	dir := fmt.Sprintf("/sys/kernel/mm/hugepages/hugepages-%dkB", page>>10)
-	file := filepath.Join(dir, "nr_hugepages")
-	want := (size + page - 1) / page
-	if err := os.WriteFile(file, []byte(strconv.FormatUint(want, 10)), 0); err != nil {
-		return fmt.Errorf("reserve %d huge pages of %d bytes: %w", want, page, err)
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	if got, _ := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64); got < want {
-		return fmt.Errorf("Only allocated %d of %d huge pages of %d bytes: %w", got, want, page, errdefs.ErrResourceExhausted)
-	}
-	return nil
-}
-
-// sizeOption reads "name=<number>[k|M|G]".
-func sizeOption(options []string, name string) (uint64, error) {
-	v, ok := mount.Option(options, name)
-	if !ok {
-		return 0, errdefs.ErrNotFound
-	}
-	shift := 0
-	if i := strings.IndexAny(v, "kKmMgG"); i >= 0 {
-		shift = map[byte]int{'k': 10, 'm': 20, 'g': 30}[v[i]|0x20]
-		v = v[:i]
-	}
-	n, err := strconv.ParseUint(v, 10, 64)
-	return n << shift, err
 }
 
 // makeLocal makes a directory in guest memory, with the options mode= and fsgid=.

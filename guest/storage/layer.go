@@ -45,6 +45,9 @@ func mountBlock(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
+	if j.st.GetFstype() == "bind" { // the device itself, without a file system
+		opts.Flags |= unix.MS_BIND
+	}
 	if !verified {
 		return j.mount(mount.Mount{Source: disk, FSType: j.st.GetFstype(), Options: opts})
 	}

@@ -16,7 +16,7 @@ import (
 // options.
 func (s *Set) Resize(_ context.Context, storages []*agentpb.Storage) error {
 	for _, st := range storages {
-		if st.GetDriver() != "ephemeral" {
+		if st.GetDriver() != driverEphemeral {
 			continue
 		}
 		if err := checkMountPoint(st.GetMountPoint()); err != nil {

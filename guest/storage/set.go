@@ -2,7 +2,8 @@
 // whole sandbox.
 //
 // A mount point is counted: the first container that names it mounts it, later
-// ones must describe it in the same words, the last one to go unmounts it.
+// ones must describe it in the same words, the last one to go unmounts it, but
+// for guest memory and directories, which are the pod's and go with the sandbox.
 //
 //	absent ──first Acquire──▶ mounting ──▶ mounted ──last Release──▶ unmounting ──▶ absent
 //	             failed: everything taken back, absent      failed: tried again by the next Acquire or Release
@@ -79,7 +80,7 @@ func (s *Set) Acquire(ctx context.Context, st *agentpb.Storage, container string
 			s.mu.Unlock()
 			return fmt.Errorf("storage %s is mounted already, from %s %s, and differs from what is asked: %w",
 				st.GetMountPoint(), m.storage.GetDriver(), m.storage.GetSource(), errdefs.ErrAlreadyExists)
-		case m.users == 0:
+		case m.users == 0 && !outlivesUsers(m.storage):
 			s.mu.Unlock() // a release of it failed
 			if err := s.unmount(ctx, m); err != nil {
 				return err
@@ -140,12 +141,19 @@ func (s *Set) Release(ctx context.Context, mountPoint string) error {
 		return nil
 	}
 	m.users = max(m.users-1, 0)
-	last := m.users == 0
+	last := m.users == 0 && !outlivesUsers(m.storage)
 	s.mu.Unlock()
 	if !last {
 		return nil
 	}
 	return s.unmount(ctx, m)
+}
+
+// outlivesUsers says whether a storage stays when its last container goes: a
+// volume of the pod keeps its data for the next one, such as the successor of a
+// container that has failed.
+func outlivesUsers(st *agentpb.Storage) bool {
+	return st.GetDriver() == driverEphemeral || st.GetDriver() == driverLocal
 }
 
 // unmount takes m away, unless somebody has begun to use it again.

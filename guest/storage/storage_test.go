@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"os"
 	"path"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/guest/block"
+	"github.com/kata-cc/kata-cc/internal/undo"
 )
 
 // counter is a driver that counts what is mounted and can be held up or failed.
@@ -188,5 +190,68 @@ func TestSizeOption(t *testing.T) {
 	}
 	if _, err := sizeOption([]string{"size=x"}, "size"); err == nil {
 		t.Error("x is a size")
+	}
+}
+
+// One volume of huge pages leaves another's alone, and a volume that does not
+// fit gives back what it was given.
+func TestHugePagesAreAddedUp(t *testing.T) {
+	hugePages = t.TempDir()
+	t.Cleanup(func() { hugePages = "/sys/kernel/mm/hugepages" })
+	dir := hugePages + "/hugepages-2048kB"
+	file := dir + "/nr_hugepages"
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(file, []byte("1\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	want := func(n string) {
+		t.Helper()
+		if data, err := os.ReadFile(file); strings.TrimSpace(string(data)) != n || err != nil {
+			t.Errorf("%s pages are set aside, %v; want %s", data, err, n)
+		}
+	}
+	reserve := func(options ...string) *job {
+		t.Helper()
+		j := &job{st: &agentpb.Storage{Options: options}, undo: &undo.Stack{}}
+		if err := j.reserveHugePages(); err != nil {
+			t.Fatal(err)
+		}
+		return j
+	}
+	first := reserve("pagesize=2097152,size=8388608") // as one string
+	want("5")
+	second := reserve("pagesize=2M", "size=5M")
+	want("8")
+	for _, j := range []*job{first, second} {
+		if err := j.undo.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want("1")
+	for _, options := range [][]string{{"size=8M"}, {"pagesize=2M"}, {"pagesize=x", "size=1M"}} {
+		j := &job{st: &agentpb.Storage{Options: options}, undo: &undo.Stack{}}
+		if err := j.reserveHugePages(); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: %v", options, err)
+		}
+	}
+}
+
+// The data of an emptyDir is there for the container that comes after the last.
+func TestVolumesOfThePodStay(t *testing.T) {
+	dir := t.TempDir()
+	s := New(block.Finder{})
+	st := &agentpb.Storage{Driver: "local", Source: "local", Fstype: "local", MountPoint: Root + "/test" + dir, Options: []string{"mode=0777"}}
+	t.Cleanup(func() { _ = os.RemoveAll(Root + "/test") })
+	if err := s.Acquire(t.Context(), st, "a"); err != nil {
+		t.Skip(err) // not root
+	}
+	if err := errors.Join(os.WriteFile(st.GetMountPoint()+"/f", nil, 0o600), s.Release(t.Context(), st.GetMountPoint()), s.Acquire(t.Context(), st, "b")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(st.GetMountPoint() + "/f"); err != nil {
+		t.Errorf("for the next container: %v", err)
+	}
+	s.Close(t.Context())
+	if _, err := os.Stat(st.GetMountPoint()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after the sandbox: %v", err)
 	}
 }

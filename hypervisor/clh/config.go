@@ -34,22 +34,66 @@ func vmConfig(spec hypervisor.Spec, dir string, segments int) api.VmConfig {
 	c := api.VmConfig{
 		Cpus:     &api.CpusConfig{BootVcpus: int(spec.VCPUs), MaxVcpus: int(spec.VCPUs)},
 		Memory:   &api.MemoryConfig{Size: spec.MemoryMiB << 20},
-		Payload:  api.PayloadConfig{Kernel: &spec.Kernel, Cmdline: ptr(cmdline(spec))},
 		Platform: &api.PlatformConfig{NumPciSegments: ptr(int16(segments))},
 		Rng:      &api.RngConfig{Src: rngPath},
-		Serial:   &api.ConsoleConfig{Mode: api.ConsoleConfigModeTty},
-		Console:  &api.ConsoleConfig{Mode: api.ConsoleConfigModeOff},
 		Vsock:    &api.VsockConfig{Id: ptr(vsockID), Cid: guestCID, Socket: vsockSocket(dir)},
 	}
-	if spec.Initrd != "" {
-		c.Payload.Initramfs = &spec.Initrd
+	c.Payload, c.Serial, c.Console = payload(spec)
+	if spec.Confidential != nil {
+		c.Platform.SevSnp = ptr(true)
+	}
+	if spec.Hugepages {
+		c.Memory.Hugepages = ptr(true)
 	}
 	if spec.Image != "" {
 		c.Disks = &[]api.DiskConfig{{
 			Path: &spec.Image, Readonly: ptr(true), NumQueues: ptr(1), ImageType: ptr(api.ImageTypeRaw),
+			RateLimiterConfig: limiter(spec.DiskRate),
 		}}
 	}
 	return c
+}
+
+// payload is what the machine boots and where its consoles go. The serial console
+// is the VMM's standard output, from the first byte on. A launch image brings its
+// own command line: one for debugging writes to the virtio console, any other to
+// none.
+func payload(spec hypervisor.Spec) (p api.PayloadConfig, serial, virtio *api.ConsoleConfig) {
+	tty := &api.ConsoleConfig{Mode: api.ConsoleConfigModeTty}
+	off := &api.ConsoleConfig{Mode: api.ConsoleConfigModeOff}
+	if c := spec.Confidential; c != nil {
+		p.Igvm, p.HostData = &c.IGVM, &c.HostData
+		if spec.Debug {
+			return p, off, tty
+		}
+		return p, off, off
+	}
+	p.Kernel, p.Cmdline = &spec.Kernel, ptr(cmdline(spec))
+	if spec.Initrd != "" {
+		p.Initramfs = &spec.Initrd
+	}
+	return p, tty, off
+}
+
+// refill is in milliseconds how often a rate's tokens are given anew.
+const refill = 1000
+
+// limiter is nil for no limit: an empty one would be a member that does nothing.
+func limiter(r hypervisor.Rate) *api.RateLimiterConfig {
+	bucket := func(rate, burst uint64) *api.TokenBucket {
+		if rate == 0 {
+			return nil
+		}
+		b := &api.TokenBucket{Size: int64(rate), RefillTime: refill}
+		if burst != 0 {
+			b.OneTimeBurst = ptr(int64(burst))
+		}
+		return b
+	}
+	if r.Bytes == 0 && r.Ops == 0 {
+		return nil
+	}
+	return &api.RateLimiterConfig{Bandwidth: bucket(r.Bytes, r.BytesBurst), Ops: bucket(r.Ops, r.OpsBurst)}
 }
 
 // cmdline is the guest kernel's command line. A root disk without an initial
@@ -81,15 +125,15 @@ func hasParameter(words []string, key string) bool {
 }
 
 // netConfig is the document of vm.add-net; the tap travels beside it.
-func netConfig(n hypervisor.NIC) api.NetConfig {
-	return api.NetConfig{Id: &n.ID, Mac: ptr(n.MAC.String()), NumQueues: ptr(2), QueueSize: ptr(256)}
+func netConfig(n hypervisor.NIC, r hypervisor.Rate) api.NetConfig {
+	return api.NetConfig{Id: &n.ID, Mac: ptr(n.MAC.String()), NumQueues: ptr(2), QueueSize: ptr(256), RateLimiterConfig: limiter(r)}
 }
 
 // diskConfig is the document of vm.add-disk. It states the image's type: a VMM
 // that guessed it from the content would let the author of a layer choose.
-func diskConfig(d hypervisor.Disk, segment uint16) api.DiskConfig {
+func diskConfig(d hypervisor.Disk, segment uint16, r hypervisor.Rate) api.DiskConfig {
 	c := api.DiskConfig{
-		Id: &d.ID, Path: &d.Path, Readonly: &d.ReadOnly,
+		Id: &d.ID, Path: &d.Path, Readonly: &d.ReadOnly, RateLimiterConfig: limiter(r),
 		NumQueues: ptr(1), ImageType: ptr(api.ImageTypeRaw), PciSegment: ptr(int16(segment)),
 	}
 	if d.Serial != "" {
@@ -110,10 +154,19 @@ func checkSpec(spec hypervisor.Spec, dir string) error {
 		return bad("path of the API socket %s is longer than %d bytes", apiSocket(dir), maxSocketPath)
 	case spec.VCPUs == 0 || spec.MemoryMiB == 0:
 		return bad("machine with %d vCPUs and %d MiB of memory", spec.VCPUs, spec.MemoryMiB)
-	case spec.Kernel == "":
+	case spec.Confidential != nil && (spec.Kernel != "" || spec.Initrd != "" || spec.KernelParams != ""):
+		return bad("kernel, initial ramdisk or kernel parameters beside a launch image, which has its own")
+	case spec.Confidential != nil && spec.Image == "":
+		return bad("a launch image without a root disk")
+	case spec.Confidential == nil && spec.Kernel == "":
 		return bad("no kernel")
 	case spec.Initrd == "" && spec.Image == "":
 		return bad("neither an initial ramdisk nor a root disk")
+	}
+	if spec.Confidential != nil {
+		if err := checkConfidential(*spec.Confidential); err != nil {
+			return err
+		}
 	}
 	for _, n := range spec.NICs {
 		if err := checkID(n.ID); err != nil {

@@ -24,6 +24,14 @@ func TestDocuments(t *testing.T) {
 	both.Initrd = initrd.Initrd
 	root := image
 	root.KernelParams = "root=/dev/dm-0 ro"
+	confidential := hypervisor.Spec{ID: id, VCPUs: 2, MemoryMiB: 2098, Image: image.Image, Confidential: &hypervisor.Confidential{
+		IGVM: "/opt/confidential-containers/share/kata-containers/kata-containers-igvm.img", HostData: strings.Repeat("3f", 32),
+	}}
+	confidentialDebug := confidential
+	confidentialDebug.Debug = true
+	limited := image
+	limited.Hugepages, limited.DiskRate = true, hypervisor.Rate{Bytes: 10_000_000, BytesBurst: 1 << 20}
+	rate := hypervisor.Rate{Bytes: 1_250_000, Ops: 500, OpsBurst: 1000}
 	dir := filepath.Join(DefaultDir, id)
 	mac := net.HardwareAddr{0x0a, 0x58, 0x0a, 0xf4, 0, 5}
 	for name, doc := range map[string]any{
@@ -31,9 +39,14 @@ func TestDocuments(t *testing.T) {
 		"vm.create-initrd":           vmConfig(initrd, dir, 4),
 		"vm.create-image-and-initrd": vmConfig(both, dir, 1),
 		"vm.create-own-root":         vmConfig(root, dir, 1),
-		"vm.add-net":                 netConfig(hypervisor.NIC{ID: "eth0", MAC: mac}),
+		"vm.create-sev-snp":          vmConfig(confidential, dir, 10),
+		"vm.create-sev-snp-debug":    vmConfig(confidentialDebug, dir, 10),
+		"vm.create-limited":          vmConfig(limited, dir, 10),
+		"vm.add-net-limited":         netConfig(hypervisor.NIC{ID: "eth0", MAC: mac}, rate),
+		"vm.add-net":                 netConfig(hypervisor.NIC{ID: "eth0", MAC: mac}, hypervisor.Rate{}),
+		"vm.add-disk-limited":        diskConfig(hypervisor.Disk{ID: "layer-2ead9678c1b2", Path: "/layers/2ead9678c1b2", ReadOnly: true}, 9, rate),
 		"vm.add-disk": diskConfig(hypervisor.Disk{ID: "layer-2ead9678c1b2", Serial: "2ead9678c1b2", ReadOnly: true,
-			Path: "/var/lib/containerd/io.containerd.snapshotter.v1.tardev/layers/2ead9678c1b2"}, 0),
+			Path: "/var/lib/containerd/io.containerd.snapshotter.v1.tardev/layers/2ead9678c1b2"}, 1, hypervisor.Rate{}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := json.MarshalIndent(doc, "", "  ")

@@ -54,7 +54,7 @@ func newDevices() *devices {
 }
 
 // learn reads from the device tree which slots the machine takes from the start.
-func (d *devices) learn(info api.VmInfo, segments, version int) error {
+func (d *devices) learn(info api.VmInfo, segments int, version version) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if info.DeviceTree == nil {
@@ -63,7 +63,7 @@ func (d *devices) learn(info api.VmInfo, segments, version int) error {
 	d.segments = make([]segment, segments)
 	for i := range d.segments {
 		d.segments[i].slots = slotsPerSegment
-		if i == 0 || version < 54 { // from 54 on only segment 0 has a host bridge
+		if i == 0 || version.hostBridges() {
 			d.segments[i].slots--
 			d.taken[hypervisor.BDF{Segment: uint16(i)}] = "the host bridge"
 		}

@@ -28,7 +28,7 @@ func (m *Machine) hotplug(ctx context.Context, d hypervisor.Disk) (at hypervisor
 		return at, err
 	}
 	return m.plug(ctx, d.ID, d.RootBus, func(ctx context.Context, segment uint16) (api.PciDeviceInfo, error) {
-		return m.api.addDisk(ctx, m.o.HotplugTimeout, diskConfig(d, segment))
+		return m.api.addDisk(ctx, m.o.HotplugTimeout, diskConfig(d, segment, m.spec.DiskRate))
 	})
 }
 
@@ -73,12 +73,11 @@ func (m *Machine) Room(disks []hypervisor.Disk) error {
 	return m.devices.room(disks)
 }
 
-// settle waits until the guest uses the disk plugged before n on n's segment. Up to
-// version 52 a guest that scans its bus for one disk can meet the next one half
-// made.
+// settle waits until the guest uses the disk plugged before n on n's segment, where
+// the VMM's version asks for it.
 func (m *Machine) settle(ctx context.Context, n *node) error {
 	before := m.devices.before(n)
-	if before == nil || m.version >= 53 {
+	if before == nil || m.version.plugsWhole() {
 		return nil
 	}
 	select {

@@ -89,7 +89,7 @@ func (d *Driver) launch(ctx context.Context, spec hypervisor.Spec) (_ *Machine, 
 	if err != nil {
 		return nil, err
 	}
-	m := newMachine(spec.ID, dir, d.o, p)
+	m := newMachine(spec, dir, d.o, p)
 	back.Add(m.Stop)
 	if err := keepProcess(dir, p.id); err != nil {
 		return nil, err

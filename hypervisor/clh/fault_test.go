@@ -120,7 +120,7 @@ func TestPlugOfAMissingFile(t *testing.T) {
 
 func TestHungVMMHoldsNobodyLongerThanHisTime(t *testing.T) {
 	h := newHost(t, memory.Script{Faults: []memory.Fault{{Endpoint: "vm.add-disk", Do: "hang"}}})
-	h.o.HotplugTimeout, h.o.APITimeout, h.o.StopTimeout = 50*time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
+	h.o.HotplugTimeout, h.o.APITimeout, h.o.StopTimeout = 50*time.Millisecond, time.Second, 100*time.Millisecond
 	vm := h.boot()
 	if _, err := vm.HotplugDisk(t.Context(), h.disk("a")); !errdefs.IsDeadlineExceeded(err) {
 		t.Errorf("HotplugDisk: %v, want deadline exceeded", err)

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,12 +16,12 @@ import (
 
 // Machine is one virtual machine and its VMM.
 type Machine struct {
-	id      string
+	spec    hypervisor.Spec // without the files of its NICs
 	dir     string
 	o       Options
 	process *process
 	api     *client
-	version int // major version of the VMM's API
+	version version
 	devices *devices
 	nics    []string // ids of the network cards that it boots with
 
@@ -52,8 +50,9 @@ const (
 	failed // its boot failed; it is good for Stop only
 )
 
-func newMachine(id, dir string, o Options, p *process) *Machine {
-	m := &Machine{id: id, dir: dir, o: o, process: p, plugging: make(chan struct{}, 1), stopping: make(chan struct{}, 1)}
+func newMachine(spec hypervisor.Spec, dir string, o Options, p *process) *Machine {
+	m := &Machine{spec: spec, dir: dir, o: o, process: p, plugging: make(chan struct{}, 1), stopping: make(chan struct{}, 1)}
+	m.spec.NICs = nil
 	m.plugging <- struct{}{}
 	m.stopping <- struct{}{}
 	m.lifetime, m.end = context.WithCancelCause(context.Background())
@@ -81,15 +80,19 @@ func (m *Machine) describe(ctx context.Context, spec hypervisor.Spec) error {
 	if err != nil {
 		return err
 	}
-	major, _, _ := strings.Cut(p.Version, ".")
-	if m.version, err = strconv.Atoi(major); err != nil {
-		return fmt.Errorf("VMM says it is version %q: %w", p.Version, errdefs.ErrFailedPrecondition)
+	if m.version, err = parseVersion(p.Version); err != nil {
+		return err
+	}
+	if spec.Confidential != nil {
+		if err = checkFeatures(p); err != nil {
+			return err
+		}
 	}
 	if err = m.api.create(ctx, m.o.APITimeout, vmConfig(spec, m.dir, m.o.PCISegments)); err != nil {
 		return err
 	}
 	for _, n := range spec.NICs {
-		if err = m.api.addNet(ctx, m.o.APITimeout, netConfig(n), n.Tap); err != nil {
+		if err = m.api.addNet(ctx, m.o.APITimeout, netConfig(n, spec.NICRate), n.Tap); err != nil {
 			return fmt.Errorf("network card %s: %w", n.ID, err)
 		}
 		m.nics = append(m.nics, n.ID)
@@ -98,11 +101,14 @@ func (m *Machine) describe(ctx context.Context, spec hypervisor.Spec) error {
 	return err
 }
 
-// expect reads the machine's description and checks its state.
+// expect reads the machine's description and checks its state and protection.
 func (m *Machine) expect(ctx context.Context, want api.VmInfoState) (api.VmInfo, error) {
 	info, err := m.api.info(ctx, m.o.APITimeout)
 	if err == nil && info.State != want {
 		err = fmt.Errorf("vm.info: the machine is %s, not %s: %w", info.State, want, errdefs.ErrFailedPrecondition)
+	}
+	if err == nil && m.spec.Confidential != nil {
+		err = checkKept(info.Config, *m.spec.Confidential)
 	}
 	return info, err
 }
@@ -111,10 +117,10 @@ func (m *Machine) expect(ctx context.Context, want api.VmInfoState) (api.VmInfo,
 // error ends with the last lines that guest and VMM printed.
 func (m *Machine) Boot(ctx context.Context) error {
 	if err := m.move(created, booting); err != nil {
-		return fmt.Errorf("boot machine %s: %w", m.id, err)
+		return fmt.Errorf("boot machine %s: %w", m.spec.ID, err)
 	}
 	if err := m.boot(ctx); err != nil {
-		return errors.Join(fmt.Errorf("boot machine %s: %w", m.id, m.explain(err)), m.move(booting, failed))
+		return errors.Join(fmt.Errorf("boot machine %s: %w", m.spec.ID, m.explain(err)), m.move(booting, failed))
 	}
 	return m.move(booting, running)
 }
@@ -187,7 +193,7 @@ func (m *Machine) explain(err error) error {
 // Dial opens a stream to a vsock port of the guest.
 func (m *Machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	if err := m.ready(); err != nil {
-		return nil, fmt.Errorf("dial vsock port %d of machine %s: %w", port, m.id, err)
+		return nil, fmt.Errorf("dial vsock port %d of machine %s: %w", port, m.spec.ID, err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

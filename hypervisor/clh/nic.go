@@ -15,7 +15,7 @@ func (m *Machine) HotplugNIC(ctx context.Context, n hypervisor.NIC) error {
 	err := errors.Join(m.ready(), checkID(n.ID))
 	if err == nil {
 		_, err = m.plug(ctx, n.ID, true, func(ctx context.Context, _ uint16) (api.PciDeviceInfo, error) {
-			return m.api.plugNet(ctx, m.o.HotplugTimeout, netConfig(n), n.Tap)
+			return m.api.plugNet(ctx, m.o.HotplugTimeout, netConfig(n, m.spec.NICRate), n.Tap)
 		})
 	}
 	if err != nil {

@@ -19,7 +19,7 @@ func (m *Machine) Stop(ctx context.Context) error {
 		return nil
 	}
 	if err := m.endProcess(ctx); err != nil {
-		return fmt.Errorf("stop machine %s: %w", m.id, err)
+		return fmt.Errorf("stop machine %s: %w", m.spec.ID, err)
 	}
 	m.process.close()
 	<-m.lifetime.Done()
@@ -28,7 +28,7 @@ func (m *Machine) Stop(ctx context.Context) error {
 	m.mu.Unlock()
 	m.workers.Wait()
 	if err := os.RemoveAll(m.dir); err != nil {
-		return fmt.Errorf("stop machine %s: %w", m.id, err)
+		return fmt.Errorf("stop machine %s: %w", m.spec.ID, err)
 	}
 	m.stopped = true
 	return nil

@@ -26,6 +26,10 @@ func (p Paths) HasContainerd(version string) bool {
 	return err == nil
 }
 
+// hasProxyDiffers reports whether a version can ask another process to apply
+// layers. One that cannot unpacks them into the snapshotter's scratch directories.
+func hasProxyDiffers(version string) bool { return version != "1.6" }
+
 // containerdTemplate is the configuration for a version.
 func containerdTemplate(version string) *template.Template {
 	if version == "" || version == defaultContainerd {
@@ -50,6 +54,13 @@ temp = '{{.Dir}}/root/tmp'
 [proxy_plugins.tardev]
   type = 'snapshot'
   address = '{{.TardevSocket}}'
+{{- if .Differ}}
+[proxy_plugins.tardev-differ]
+  type = 'diff'
+  address = '{{.TardevSocket}}'
+[plugins.'io.containerd.service.v1.diff-service']
+  default = ['tardev-differ', 'walking']
+{{- end}}
 
 [plugins.'io.containerd.internal.v1.opt']
   path = '{{.Dir}}/opt'

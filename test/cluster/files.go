@@ -25,6 +25,11 @@ temp = '{{.Dir}}/root/tmp'
 [proxy_plugins.tardev]
   type = 'snapshot'
   address = '{{.TardevSocket}}'
+[proxy_plugins.tardev-differ]
+  type = 'diff'
+  address = '{{.TardevSocket}}'
+[plugins.'io.containerd.service.v1.diff-service']
+  default = ['tardev-differ', 'walking']
 
 [plugins.'io.containerd.server.v1.grpc']
   address = '{{.Socket}}'
@@ -83,7 +88,7 @@ func (c *Cluster) writeFiles(_ context.Context, o Options) error {
 	err := containerdTemplate(c.containerd).Execute(&containerd, map[string]any{
 		"Dir": c.Dir, "Socket": c.socket(), "TardevSocket": c.tardevSocket(),
 		"Tools": c.Paths.Tools, "Pause": PauseImage, "Handlers": configs,
-		"Sandboxed": sandboxed,
+		"Sandboxed": sandboxed, "Differ": hasProxyDiffers(c.containerd),
 	})
 	if err != nil {
 		return err

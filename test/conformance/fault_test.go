@@ -130,11 +130,11 @@ func TestCreateFailsAndLeavesNothing(t *testing.T) {
 		},
 		"hot-plug fails": {
 			script: memory.Script{Faults: []memory.Fault{{Endpoint: "vm.add-disk", Do: "fail", Text: `["no more room"]`}}},
-			want:   []string{"plug layer file", "no more room"},
+			want:   []string{"plug /", "no more room"},
 		},
 		"VMM dies at the hot-plug": {
 			script: memory.Script{Faults: []memory.Fault{{Endpoint: "vm.add-disk", Do: "die"}}},
-			want:   []string{"plug layer file"},
+			want:   []string{"plug /"},
 		},
 		"layer is missing": {
 			layer: func(*host) string { return hash },

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -42,6 +43,7 @@ func TestContainerdVersions(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			appliedBy(t, c, map[string]string{"1.6": "Commit", "1.7": "Apply"}[version])
 			before, err := c.Census()
 			if err != nil {
 				t.Fatal(err)
@@ -52,6 +54,20 @@ func TestContainerdVersions(t *testing.T) {
 				t.Errorf("left behind (%v):\n%s", err, left)
 			}
 		})
+	}
+}
+
+// appliedBy fails unless it was this request to the snapshotter that made the
+// layer files: Apply, or Commit of what was unpacked into a scratch directory.
+func appliedBy(t *testing.T, c *cluster.Cluster, rpc string) {
+	t.Helper()
+	log, err := os.ReadFile(filepath.Join(c.Dir, "log", "tardev-snapshotter.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, these := strings.Count(string(log), `"layer converted"`), strings.Count(string(log), " rpc="+rpc+" ")
+	if these == 0 || these != all {
+		t.Errorf("%d of %d layers were made by %s", these, all, rpc)
 	}
 }
 

@@ -122,15 +122,16 @@ type DeviceNode struct {
 
 // DiskConfig defines model for DiskConfig.
 type DiskConfig struct {
-	Direct     *bool      `json:"direct,omitempty"`
-	Id         *string    `json:"id,omitempty"`
-	ImageType  *ImageType `json:"image_type,omitempty"`
-	NumQueues  *int       `json:"num_queues,omitempty"`
-	Path       *string    `json:"path,omitempty"`
-	PciSegment *int16     `json:"pci_segment,omitempty"`
-	QueueSize  *int       `json:"queue_size,omitempty"`
-	Readonly   *bool      `json:"readonly,omitempty"`
-	Serial     *string    `json:"serial,omitempty"`
+	Direct            *bool              `json:"direct,omitempty"`
+	Id                *string            `json:"id,omitempty"`
+	ImageType         *ImageType         `json:"image_type,omitempty"`
+	NumQueues         *int               `json:"num_queues,omitempty"`
+	Path              *string            `json:"path,omitempty"`
+	PciSegment        *int16             `json:"pci_segment,omitempty"`
+	QueueSize         *int               `json:"queue_size,omitempty"`
+	RateLimiterConfig *RateLimiterConfig `json:"rate_limiter_config,omitempty"`
+	Readonly          *bool              `json:"readonly,omitempty"`
+	Serial            *string            `json:"serial,omitempty"`
 }
 
 // ImageType defines model for ImageType.
@@ -146,18 +147,21 @@ type MemoryConfig struct {
 
 // NetConfig defines model for NetConfig.
 type NetConfig struct {
-	Id         *string `json:"id,omitempty"`
-	Mac        *string `json:"mac,omitempty"`
-	NumQueues  *int    `json:"num_queues,omitempty"`
-	PciSegment *int16  `json:"pci_segment,omitempty"`
-	QueueSize  *int    `json:"queue_size,omitempty"`
-	Tap        *string `json:"tap,omitempty"`
+	Id                *string            `json:"id,omitempty"`
+	Mac               *string            `json:"mac,omitempty"`
+	NumQueues         *int               `json:"num_queues,omitempty"`
+	PciSegment        *int16             `json:"pci_segment,omitempty"`
+	QueueSize         *int               `json:"queue_size,omitempty"`
+	RateLimiterConfig *RateLimiterConfig `json:"rate_limiter_config,omitempty"`
+	Tap               *string            `json:"tap,omitempty"`
 }
 
 // PayloadConfig defines model for PayloadConfig.
 type PayloadConfig struct {
 	Cmdline   *string `json:"cmdline,omitempty"`
 	Firmware  *string `json:"firmware,omitempty"`
+	HostData  *string `json:"host_data,omitempty"`
+	Igvm      *string `json:"igvm,omitempty"`
 	Initramfs *string `json:"initramfs,omitempty"`
 	Kernel    *string `json:"kernel,omitempty"`
 }
@@ -171,11 +175,25 @@ type PciDeviceInfo struct {
 // PlatformConfig defines model for PlatformConfig.
 type PlatformConfig struct {
 	NumPciSegments *int16 `json:"num_pci_segments,omitempty"`
+	SevSnp         *bool  `json:"sev_snp,omitempty"`
+}
+
+// RateLimiterConfig defines model for RateLimiterConfig.
+type RateLimiterConfig struct {
+	Bandwidth *TokenBucket `json:"bandwidth,omitempty"`
+	Ops       *TokenBucket `json:"ops,omitempty"`
 }
 
 // RngConfig defines model for RngConfig.
 type RngConfig struct {
 	Src string `json:"src"`
+}
+
+// TokenBucket defines model for TokenBucket.
+type TokenBucket struct {
+	OneTimeBurst *int64 `json:"one_time_burst,omitempty"`
+	RefillTime   int64  `json:"refill_time"`
+	Size         int64  `json:"size"`
 }
 
 // VmConfig defines model for VmConfig.

@@ -21,7 +21,10 @@ var roots = []any{
 
 // unpublished are members that the VMM's code has and its document lacks.
 var unpublished = map[string][]string{
-	"openapi-v40.json": {"DeviceNode.parent", "DiskConfig.image_type", "ImageType"},
+	"openapi-v40.json": {
+		"DeviceNode.parent", "DiskConfig.image_type", "ImageType",
+		"PayloadConfig.igvm", "PayloadConfig.host_data", "PlatformConfig.sev_snp",
+	},
 	"openapi-v53.json": {"DeviceNode.parent"},
 }
 

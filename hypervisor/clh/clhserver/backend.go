@@ -68,9 +68,12 @@ type Machine struct {
 	Segments  int // PCI segments, of which each has one bus
 	VCPUs     int
 	Memory    uint64 // bytes
+	Hugepages bool
 	Kernel    string // bzImage or PVH ELF
 	Initramfs string
 	Cmdline   string
+	IGVM      string // launch image of a protected machine, in place of the three before
+	HostData  string // hexadecimal, what the guest is measured with besides
 	Disks     []Disk
 	Nets      []Net
 	Vsock     *Vsock
@@ -86,6 +89,7 @@ type Disk struct {
 	Path     string
 	ReadOnly bool
 	Serial   string
+	Limited  bool // its rate; a backend that cannot limit it refuses
 	At       hypervisor.BDF
 }
 
@@ -94,7 +98,9 @@ type Net struct {
 	ID   string
 	MAC  net.HardwareAddr
 	Taps []*os.File
-	At   hypervisor.BDF
+	// Limited says that its rate is; a backend that cannot limit it refuses.
+	Limited bool
+	At      hypervisor.BDF
 }
 
 // Vsock is the hybrid vsock device: the host reaches a guest's port through the

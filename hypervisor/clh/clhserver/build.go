@@ -24,9 +24,13 @@ func (s *server) build(v *vm) (Machine, error) {
 		v.devices["__slot"+at.String()] = &device{at: &at}
 	}
 	m := Machine{
-		Segments: segments(c), VCPUs: c.Cpus.BootVcpus, Memory: c.Memory.Size,
-		Kernel: value(c.Payload.Kernel), Initramfs: value(c.Payload.Initramfs), Cmdline: value(c.Payload.Cmdline),
+		Segments: segments(c), VCPUs: c.Cpus.BootVcpus, Memory: c.Memory.Size, Hugepages: value(c.Memory.Hugepages),
 		Serial: v.serial, Virtio: v.virtio,
+	}
+	if value(c.Payload.Igvm) != "" && snp(c) {
+		m.IGVM, m.HostData = *c.Payload.Igvm, value(c.Payload.HostData)
+	} else {
+		m.Kernel, m.Initramfs, m.Cmdline = value(c.Payload.Kernel), value(c.Payload.Initramfs), value(c.Payload.Cmdline)
 	}
 	v.nameAll()
 	if m.Serial.Out != nil {
@@ -148,12 +152,12 @@ func (v *vm) unplace(id string) {
 }
 
 func diskOf(d *api.DiskConfig, at hypervisor.BDF) Disk {
-	return Disk{ID: *d.Id, Path: value(d.Path), ReadOnly: value(d.Readonly), Serial: value(d.Serial), At: at}
+	return Disk{ID: *d.Id, Path: value(d.Path), ReadOnly: value(d.Readonly), Serial: value(d.Serial), Limited: d.RateLimiterConfig != nil, At: at}
 }
 
 // netOf gives the backend descriptors of its own: ours are kept for a reboot.
 func netOf(n *api.NetConfig, taps []*os.File, at hypervisor.BDF) (Net, error) {
-	nic := Net{ID: *n.Id, At: at}
+	nic := Net{ID: *n.Id, Limited: n.RateLimiterConfig != nil, At: at}
 	if n.Mac != nil {
 		mac, err := net.ParseMAC(*n.Mac)
 		if err != nil {

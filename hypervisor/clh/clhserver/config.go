@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/kata-cc/kata-cc/hypervisor/clh/api"
@@ -15,6 +16,8 @@ const (
 	maxSerial     = 20 // bytes of a disk's serial number
 	minCID        = 3
 	anyCID        = 1<<32 - 1
+
+	hostDataLength = 64 // hexadecimal digits
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -51,6 +54,23 @@ func fillDefaults(c *api.VmConfig) {
 	}
 }
 
+// forgetUnbuilt drops what the original knows only in builds with the feature:
+// without a word, as any member that it does not know.
+func forgetUnbuilt(c *api.VmConfig, features []string) {
+	if !slices.Contains(features, "igvm") {
+		c.Payload.Igvm = nil
+	}
+	if !slices.Contains(features, "sev_snp") {
+		c.Payload.HostData = nil
+		if c.Platform != nil {
+			c.Platform.SevSnp = nil
+		}
+	}
+}
+
+// snp says whether the machine's memory is to be protected.
+func snp(c *api.VmConfig) bool { return c.Platform != nil && value(c.Platform.SevSnp) }
+
 func fillDisk(d *api.DiskConfig) {
 	orElse(&d.Readonly, false)
 	orElse(&d.Direct, false)
@@ -86,6 +106,11 @@ func (s *server) validate(c *api.VmConfig) error {
 		return bad("Max CPUs (%d) fewer than boot CPUs (%d)", c.Cpus.MaxVcpus, c.Cpus.BootVcpus)
 	case c.Memory.Size == 0:
 		return bad("Memory size is 0")
+	case p.SNPNeedsIGVM && snp(c) && value(c.Payload.Igvm) == "":
+		return bad("SEV-SNP without an IGVM file")
+	case c.Payload.HostData != nil && len(*c.Payload.HostData) != hostDataLength && (snp(c) || !p.SNPNeedsIGVM):
+		return bad("Host data of %d characters, not %d", len(*c.Payload.HostData), hostDataLength)
+	case value(c.Payload.Igvm) != "" && snp(c): // whatever else the payload has
 	case value(c.Payload.Kernel) == "" && value(c.Payload.Firmware) == "":
 		return bad("No kernel specified")
 	case value(c.Payload.Kernel) != "" && value(c.Payload.Firmware) != "":

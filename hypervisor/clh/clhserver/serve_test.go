@@ -193,11 +193,11 @@ func TestStates(t *testing.T) {
 		notCreated, unknown int
 		bootPaused          int
 	}{
-		{"40", 500, 500, 204}, {"51", 500, 500, 204}, {"53.0.0", 404, 500, 500}, {"54", 404, 404, 500},
+		{"40", 500, 500, 204}, {"46", 500, 500, 204}, {"51", 500, 500, 204}, {"53.0.0", 404, 500, 500}, {"54", 404, 404, 500},
 	} {
 		t.Run(tc.version, func(t *testing.T) {
 			v := serve(t, memory.Script{Version: tc.version, Eject: memory.Never})
-			disk := fmt.Sprintf(`{"path":%q}`, v.file("disk"))
+			disk := fmt.Sprintf(`{"path":%q,"readonly":true}`, v.file("disk"))
 			nc := tc.notCreated
 			v.want(200, "*", get("vmm.ping"))
 			v.want(nc, "*", get("vm.info"))
@@ -343,7 +343,7 @@ func TestConfigIsValidatedAtBoot(t *testing.T) {
 
 func TestErrorBodies(t *testing.T) {
 	for version, want := range map[string]string{
-		"40": "VM is not running", "51": `["Error from API","The operation vm.pause failed","VM is not running"]`,
+		"40": "VM is not running", "46": "VM is not running", "51": `["Error from API","The operation vm.pause failed","VM is not running"]`,
 	} {
 		v := serve(t, memory.Script{Version: version})
 		v.want(500, want, put("vm.pause", ""))

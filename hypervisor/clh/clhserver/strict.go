@@ -59,6 +59,13 @@ func checkMembers(raw json.RawMessage, t reflect.Type) error {
 	if err := json.Unmarshal(raw, &members); err != nil {
 		return fail(badRequest, "%v", err)
 	}
+	if t.Name() == "RateLimiterConfig" { // the one object that takes nothing else
+		for name := range members {
+			if name != "bandwidth" && name != "ops" {
+				return fail(badRequest, "unknown field `%s`, expected `bandwidth` or `ops`", name)
+			}
+		}
+	}
 	for f := range t.Fields() {
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		value, given := members[name]

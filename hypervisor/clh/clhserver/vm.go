@@ -84,6 +84,7 @@ func (s *server) create(_ context.Context, req *request) (any, error) {
 		return nil, fail(other, "VM is already created")
 	}
 	fillDefaults(&c)
+	forgetUnbuilt(&c, s.backend.Features())
 	v := &vm{config: c, state: api.VmInfoStateCreated, devices: map[string]*device{}, taps: map[string][]*os.File{}}
 	err := v.openConsoles(s.cfg.Stdout)
 	// As in the original the description stays even where the consoles failed.

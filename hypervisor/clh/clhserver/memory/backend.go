@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
 )
@@ -28,6 +30,7 @@ import (
 type Backend struct {
 	script Script
 	events clhserver.Events
+	locks  bool // disks' files are locked
 
 	mu      sync.Mutex
 	devices map[string][]*os.File // what each device holds open until ejected
@@ -42,12 +45,16 @@ func New(s Script) clhserver.NewBackend {
 		if err := s.check(); err != nil {
 			return nil, err
 		}
-		return &Backend{script: s, events: e, devices: map[string][]*os.File{}}, nil
+		profile, err := clhserver.ProfileOf(s.Version)
+		if err != nil {
+			return nil, err
+		}
+		return &Backend{script: s, events: e, locks: profile.Locks, devices: map[string][]*os.File{}}, nil
 	}
 }
 
 // Features names the backend, so that nobody takes it for a machine.
-func (b *Backend) Features() []string { return []string{"memory"} }
+func (b *Backend) Features() []string { return append([]string{"memory"}, b.script.Features...) }
 
 // MaxSegments is what the original has.
 func (b *Backend) MaxSegments() int { return 96 }
@@ -69,7 +76,7 @@ func (b *Backend) Boot(ctx context.Context, m clhserver.Machine) (err error) {
 			b.release()
 		}
 	}()
-	for _, path := range []string{m.Kernel, m.Initramfs} {
+	for _, path := range []string{m.Kernel, m.Initramfs, m.IGVM} {
 		if path == "" {
 			continue
 		}
@@ -153,8 +160,24 @@ func (b *Backend) open(d clhserver.Disk) error {
 	if err != nil {
 		return fmt.Errorf("open disk %s: %w", d.ID, err)
 	}
+	if b.locks {
+		if err := lock(f, d.ReadOnly); err != nil {
+			f.Close()
+			return fmt.Errorf("lock disk %s (another instance likely holds a lock): %w", d.ID, err)
+		}
+	}
 	b.hold(d.ID, f)
 	return nil
+}
+
+// lock locks the whole file as versions from 46 on do: for the open file, so
+// that a second disk on it is held to the lock too.
+func lock(f *os.File, readOnly bool) error {
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	if readOnly {
+		l.Type = unix.F_RDLCK
+	}
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l)
 }
 
 func (b *Backend) hold(id string, files ...*os.File) {

@@ -43,6 +43,8 @@ type Script struct {
 	Reserved []uint8 `json:"reserved,omitempty"`
 	// Version is the version of Cloud Hypervisor to behave like; "" is 40.0.0.
 	Version string `json:"version,omitempty"`
+	// Features are what the build says it has besides "memory".
+	Features []string `json:"features,omitempty"`
 	// Guest is what happens by itself after boot.
 	Guest []Step `json:"guest,omitempty"`
 	// Faults are injected into the API.

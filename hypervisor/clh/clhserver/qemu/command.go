@@ -71,6 +71,7 @@ type memory struct {
 	ID    string `json:"id"`
 	Size  uint64 `json:"size"`
 	Share bool   `json:"share"`
+	Huge  bool   `json:"hugetlb,omitempty"`
 }
 
 type object struct {
@@ -95,7 +96,7 @@ func commandLine(m clhserver.Machine, accel Accel, ch channels, names *names, im
 	c.add("-machine", "pc,memory-backend=ram,usb=off,vmport=off,smm=off,dump-guest-core=off")
 	c.add(accel.arguments()...)
 	c.add("-smp", strconv.Itoa(m.VCPUs))
-	if err := c.addJSON("-object", memory{Type: "memory-backend-memfd", ID: "ram", Size: m.Memory, Share: true}); err != nil {
+	if err := c.addJSON("-object", memory{Type: "memory-backend-memfd", ID: "ram", Size: m.Memory, Share: true, Huge: m.Hugepages}); err != nil {
 		return nil, err
 	}
 	c.add("-kernel", m.Kernel)

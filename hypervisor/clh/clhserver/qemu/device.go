@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -79,6 +80,8 @@ type image struct {
 
 const sectorSize = 512
 
+var errLimited = errors.New("this machine cannot limit the rate of a device")
+
 // inspect looks at the file of a disk, so that an error can name it.
 func inspect(path string) (image, error) {
 	info, err := os.Stat(path)
@@ -103,6 +106,9 @@ func diskArguments(d clhserver.Disk, id string, img image) (blockdev, device, er
 	if err != nil {
 		return blockdev{}, device{}, err
 	}
+	if d.Limited {
+		return blockdev{}, device{}, errLimited
+	}
 	dev.Drive = id
 	dev.Serial = d.Serial
 	dev.NumQueues = 1
@@ -126,6 +132,9 @@ func netArguments(n clhserver.Net, id string, fds []string) (netdev, device, err
 	dev, err := pciDevice("virtio-net-pci", id, n.At)
 	if err != nil {
 		return netdev{}, device{}, err
+	}
+	if n.Limited {
+		return netdev{}, device{}, errLimited
 	}
 	noROM := ""
 	dev.ROMFile = &noROM
