@@ -17,11 +17,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Content is what the snapshotter needs of containerd's content store. A context
-// says which namespace is asked.
+// Content is what the snapshotter needs of containerd's content store, and of its
+// image store for error messages. A context says which namespace is asked.
 type Content interface {
 	content.Provider
 	Walk(ctx context.Context, fn content.WalkFunc, filters ...string) error
+	Images(ctx context.Context) ([]Image, error)
 }
 
 // manifestFilter finds blobs that containerd has recognised as manifests: it
@@ -72,7 +73,7 @@ func (s *Snapshotter) findBlob(ctx context.Context, r *record) (*blob, error) {
 			return b, err
 		}
 	}
-	return nil, missing(ctx, r, fmt.Sprintf("blob of chain id %s", chain), errdefs.ErrNotFound)
+	return nil, s.missing(ctx, r, "")
 }
 
 // openBlob opens a layer's blob by its digest.
@@ -81,26 +82,13 @@ func (s *Snapshotter) openBlob(ctx context.Context, r *record, d digest.Digest) 
 		return nil, fmt.Errorf("blob %q: %w: %w", d, err, errdefs.ErrInvalidArgument)
 	}
 	ra, err := s.content.ReaderAt(ctx, ocispec.Descriptor{Digest: d})
+	if errdefs.IsNotFound(err) {
+		return nil, s.missing(ctx, r, d)
+	}
 	if err != nil {
-		return nil, missing(ctx, r, fmt.Sprintf("blob %s", d), err)
+		return nil, fmt.Errorf("open blob %s in containerd's content store: %w", d, err)
 	}
 	return &blob{ra, d}, nil
-}
-
-// missing explains a blob that the content store lacks, and how to get it back.
-func missing(ctx context.Context, r *record, what string, err error) error {
-	if !errdefs.IsNotFound(err) {
-		return fmt.Errorf("open %s in containerd's content store: %w", what, err)
-	}
-	ns, _ := namespaces.Namespace(ctx)
-	image := r.Labels[labelImageRef]
-	if image == "" {
-		image = "IMAGE"
-	} else {
-		what += " of image " + image
-	}
-	return fmt.Errorf("%s is not in containerd's content store, which drops layers that it has unpacked if discard_unpacked_layers is set or another snapshotter had them; `ctr -n %s content fetch %s` brings it back: %w",
-		what, ns, image, errdefs.ErrNotFound)
 }
 
 // blobOfChain looks through the manifests of the content store for a layer with

@@ -172,8 +172,8 @@ func (n *node) importImage(namespace, ref string, tars [][]byte, options ...stri
 	n.ctr(append(append([]string{"-n", namespace, "images", "import", "--snapshotter", "tardev"}, options...), archive)...)
 }
 
-// archive writes an image to an archive.
-func (n *node) archive(ref string, tars [][]byte) (path string) {
+// image makes an image of layers.
+func (n *node) image(tars [][]byte) v1.Image {
 	n.t.Helper()
 	var layers []v1.Layer
 	for _, b := range tars {
@@ -195,12 +195,18 @@ func (n *node) archive(ref string, tars [][]byte) (path string) {
 	if image, err = mutate.ConfigFile(image, config); err != nil {
 		n.t.Fatal(err)
 	}
+	return image
+}
+
+// archive writes an image to an archive.
+func (n *node) archive(ref string, tars [][]byte) (path string) {
+	n.t.Helper()
 	tag, err := name.NewTag(ref)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	path = n.path("image.tar")
-	if err := tarball.WriteToFile(path, tag, image); err != nil {
+	if err := tarball.WriteToFile(path, tag, n.image(tars)); err != nil {
 		n.t.Fatal(err)
 	}
 	return path

@@ -59,7 +59,7 @@ func liveAndDie(v string) error {
 		}
 		return nil
 	}}
-	s, err := newOn(context.Background(), on, parts[1], cs)
+	s, err := newOn(context.Background(), on, parts[1], &contentStore{Store: cs})
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,10 @@ type contentStore struct {
 	content.Store
 	dir    string
 	opened atomic.Int32
+	images []Image
 }
+
+func (c *contentStore) Images(context.Context) ([]Image, error) { return c.images, nil }
 
 func (c *contentStore) ReaderAt(ctx context.Context, d ocispec.Descriptor) (content.ReaderAt, error) {
 	c.opened.Add(1)
@@ -60,7 +63,9 @@ func (c *contentStore) image(t testing.TB, tars ...[]byte) (layers []ocispec.Des
 		layers = append(layers, c.add(t, compress(b)))
 	}
 	config := c.add(t, encode(t, ocispec.Image{RootFS: ocispec.RootFS{Type: "layers", DiffIDs: diffIDs}}))
-	c.add(t, encode(t, ocispec.Manifest{Config: config, Layers: layers}))
+	manifest := c.add(t, encode(t, ocispec.Manifest{Config: config, Layers: layers}))
+	index := c.add(t, encode(t, ocispec.Index{Manifests: []ocispec.Descriptor{manifest}}))
+	c.images = append(c.images, Image{fmt.Sprintf("example.com/image:%d", len(c.images)), index.Digest}, Image{manifest.Digest.String(), manifest.Digest})
 	return layers, identity.ChainIDs(slices.Clone(diffIDs))
 }
 

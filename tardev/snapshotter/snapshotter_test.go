@@ -248,6 +248,23 @@ func TestMissingBlobSaysHowToGetIt(t *testing.T) {
 	if err := unpack(t, s, "k8s.io/1/"+goldenDiffID, "", nil); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), goldenDiffID) {
 		t.Errorf("without a label: %v", err)
 	}
+	// Without a label of CRI the images tell who has it.
+	layers, chains := c.image(t, goldenTar())
+	if err := c.Delete(t.Context(), layers[0].Digest); err != nil {
+		t.Fatal(err)
+	}
+	const command = "`ctr -n k8s.io content fetch example.com/image:2`"
+	name := "k8s.io/2/" + chains[0].String()
+	if err := unpack(t, s, name, "", nil); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), command) || !strings.Contains(err.Error(), chains[0].String()) {
+		t.Errorf("by chain id: %v", err)
+	}
+	e := extract(t, s, name, "")
+	if _, err := e.apply(layers[0]); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), command) || !strings.Contains(err.Error(), layers[0].Digest.String()) {
+		t.Errorf("by digest: %v", err)
+	}
+	if err := s.Remove(t.Context(), e.key()); err != nil {
+		t.Fatal(err)
+	}
 	if got := files(t, root); len(got) != 0 {
 		t.Errorf("left: %q", got)
 	}
