@@ -43,13 +43,16 @@ func CheckLayerFile(path string) error {
 	if errors.Is(err, unix.ELOOP) {
 		return refuse("is a symbolic link")
 	}
+	if errors.Is(err, unix.ENXIO) {
+		return refuse("not a regular file")
+	}
 	if err != nil {
-		return fmt.Errorf("layer file: %w", err)
+		return fmt.Errorf("layer file: %w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("layer file: %w", err)
+		return fmt.Errorf("layer file: %w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	size := info.Size()
 	switch {
@@ -60,10 +63,10 @@ func CheckLayerFile(path string) error {
 	}
 	var head, foot [512]byte
 	if _, err := io.ReadFull(f, head[:]); err != nil {
-		return fmt.Errorf("layer file %s: %w", path, err)
+		return fmt.Errorf("layer file %s: %w: %w", path, err, errdefs.ErrFailedPrecondition)
 	}
 	if _, err := f.ReadAt(foot[:], size-int64(len(foot))); err != nil {
-		return fmt.Errorf("layer file %s: %w", path, err)
+		return fmt.Errorf("layer file %s: %w: %w", path, err, errdefs.ErrFailedPrecondition)
 	}
 	if looks := imageFormat(head[:], foot[:]); looks != "" {
 		return refuse("%s", looks)

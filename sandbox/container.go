@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/kata-cc/kata-cc/agentclient"
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/internal/undo"
 	"github.com/kata-cc/kata-cc/mounts"
@@ -32,10 +31,11 @@ type Container struct {
 	init     *Process // nil while the container is being created
 	execs    map[string]*Process
 	paused   bool
-	deleting bool
-	held     []string // disk ids of the layers and block volumes in use
-	copies   []string // paths in the guest of what was copied for it
-	removed  bool     // the guest has let go of it
+	deleting chan struct{} // closed when the deletion at work has ended; nil: none is
+	deleted  bool          // a deletion has succeeded
+	held     []string      // disk ids of the layers and block volumes in use
+	copies   []string      // paths in the guest of what was copied for it
+	removed  bool          // the guest has let go of it
 }
 
 // CreateContainer plugs the layers that the machine lacks, copies the files and
@@ -123,20 +123,6 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 	return nil
 }
 
-// removeFromGuest makes the guest let go of the container. A guest that is gone
-// has.
-func (c *Container) removeFromGuest(ctx context.Context) error {
-	ctx, cancel := c.sandbox.within(ctx)
-	defer cancel()
-	ctx, stop := context.WithTimeout(ctx, removeTimeout)
-	defer stop()
-	err := c.sandbox.agent.RemoveContainer(ctx, &agentpb.RemoveContainerRequest{ContainerId: c.id})
-	if err == nil || agentclient.IsNotFound(err) || c.sandbox.life.Err() != nil || errors.Is(err, agentclient.ErrGone) {
-		return nil
-	}
-	return err
-}
-
 // ID returns the container's id.
 func (c *Container) ID() string { return c.id }
 
@@ -184,91 +170,11 @@ func (c *Container) Exec(exec string, spec *specs.Process, stdio OpenStdio) (*Pr
 	if _, ok := c.execs[exec]; ok {
 		return nil, fmt.Errorf("exec %s of container %s: %w", exec, c.id, errdefs.ErrAlreadyExists)
 	}
-	if c.deleting || c.removed {
+	if c.deleting != nil || c.removed {
 		return nil, fmt.Errorf("exec %s of container %s: container is being deleted: %w", exec, c.id, errdefs.ErrFailedPrecondition)
 	}
 	c.execs[exec] = p
 	return p, nil
-}
-
-// DeleteExec forgets an exec that does not run. One that was never started has
-// no exit.
-func (c *Container) DeleteExec(exec string) (Exit, error) {
-	p, err := c.Process(exec)
-	if err != nil {
-		return Exit{}, err
-	}
-	if err := p.deletable(); err != nil {
-		return Exit{}, err
-	}
-	c.sandbox.mu.Lock()
-	delete(c.execs, exec)
-	c.sandbox.mu.Unlock()
-	return p.Exit(), nil
-}
-
-// Delete removes a container whose init process does not run, then the layers
-// that no other container uses. With the sandbox's own container goes the
-// sandbox. If it fails it may be called again.
-func (c *Container) Delete(ctx context.Context) (Exit, error) {
-	s, init := c.sandbox, c.Init()
-	if err := init.deletable(); err != nil {
-		return Exit{}, err
-	}
-	s.mu.Lock()
-	if c.deleting {
-		s.mu.Unlock()
-		return Exit{}, fmt.Errorf("container %s is being deleted: %w", c.id, errdefs.ErrFailedPrecondition)
-	}
-	c.deleting = true
-	s.mu.Unlock()
-
-	err := c.delete(ctx)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.deleting = false
-	if err != nil {
-		return Exit{}, fmt.Errorf("delete container %s: %w", c.id, err)
-	}
-	delete(s.containers, c.id)
-	return init.Exit(), nil
-}
-
-func (c *Container) delete(ctx context.Context) error {
-	s := c.sandbox
-	if c.id == s.o.ID {
-		return s.Stop(ctx)
-	}
-	s.mu.Lock()
-	removed := c.removed
-	s.mu.Unlock()
-	if !removed {
-		c.dropFiles() // an update must not come after the removal
-		if err := c.removeFromGuest(ctx); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		c.removed = true
-		s.mu.Unlock()
-		c.Init().abandon() // created, never started: now it never will be
-	}
-	if s.life.Err() != nil {
-		return nil // the layers went with the machine
-	}
-	s.mu.Lock()
-	held := c.held
-	c.held = nil
-	s.mu.Unlock()
-	var errs []error
-	for _, id := range held {
-		if err := s.dropLayer(ctx, id); err != nil {
-			errs = append(errs, err)
-			s.mu.Lock()
-			c.held = append(c.held, id)
-			s.mu.Unlock()
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // endExecs returns when no exec of the container runs any more. Its init process
@@ -328,52 +234,4 @@ func (c *Container) freeze(ctx context.Context, pause bool) error {
 	defer s.mu.Unlock()
 	c.paused = pause
 	return nil
-}
-
-// Update changes the container's resources in the guest.
-func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
-	ctx, cancel := c.sandbox.within(ctx)
-	defer cancel()
-	return c.sandbox.agent.UpdateContainer(ctx, &agentpb.UpdateContainerRequest{ContainerId: c.id, Resources: mounts.Resources(r)})
-}
-
-// The counters of a container as the guest gives them: times in nanoseconds,
-// sizes in bytes, memory.stat by its keys, block devices by major and minor.
-type (
-	Stats       = agentpb.CgroupStats
-	MemoryStats = agentpb.MemoryData
-	BlockStats  = agentpb.BlkioStatsEntry
-)
-
-// Stats reads the container's counters in the guest.
-func (c *Container) Stats(ctx context.Context) (*Stats, error) {
-	if c.Init().Status() == StoppedProcess {
-		return nil, fmt.Errorf("container %s is stopped: %w", c.id, errdefs.ErrFailedPrecondition)
-	}
-	ctx, cancel := c.sandbox.within(ctx)
-	defer cancel()
-	r, err := c.sandbox.agent.StatsContainer(ctx, &agentpb.StatsContainerRequest{ContainerId: c.id})
-	if err != nil {
-		return nil, err
-	}
-	if c.sandbox.microseconds {
-		toNanoseconds(r.GetCgroupStats())
-	}
-	return r.GetCgroupStats(), nil
-}
-
-// toNanoseconds corrects the times of agents before 4, which pass on the
-// microseconds of cgroup version 2. Only that one's memory.stat has "anon".
-func toNanoseconds(s *Stats) {
-	if _, ok := s.GetMemoryStats().GetStats()["anon"]; !ok {
-		return
-	}
-	if u := s.GetCpuStats().GetCpuUsage(); u != nil {
-		u.TotalUsage *= 1000
-		u.UsageInKernelmode *= 1000
-		u.UsageInUsermode *= 1000
-	}
-	if t := s.GetCpuStats().GetThrottlingData(); t != nil {
-		t.ThrottledTime *= 1000
-	}
 }

@@ -82,9 +82,15 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	}
 	answer := s.deleted(exit)
 	s.mu.Lock()
-	delete(s.tasks, r.ID)
-	s.gone.add(r.ID, answer)
+	first := s.tasks[r.ID] == t // not one of two that asked at once
+	if first {
+		delete(s.tasks, r.ID)
+		s.gone.add(r.ID, answer)
+	}
 	s.mu.Unlock()
+	if !first {
+		return answer, nil
+	}
 	s.events.send(&events.TaskDelete{ContainerID: r.ID, Pid: answer.Pid, ExitStatus: answer.ExitStatus, ExitedAt: answer.ExitedAt})
 	return answer, nil
 }

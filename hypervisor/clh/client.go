@@ -84,7 +84,7 @@ func decode(endpoint string, resp *http.Response, answer any) error {
 		return fmt.Errorf("%s: answered without the body that was expected: %w", endpoint, errdefs.ErrFailedPrecondition)
 	}
 	if err := json.Unmarshal(body, answer); err != nil {
-		return fmt.Errorf("%s: decode the answer: %w", endpoint, err)
+		return fmt.Errorf("%s: decode the answer: %w: %w", endpoint, err, errdefs.ErrDataLoss)
 	}
 	return nil
 }

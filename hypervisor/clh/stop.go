@@ -38,7 +38,7 @@ func (m *Machine) endProcess(ctx context.Context) error {
 	if m.waitExit(ctx, 0) {
 		return nil
 	}
-	err := m.api.shutdown(ctx, m.o.StopTimeout)
+	err := m.shutdown(ctx)
 	if err == nil && m.waitExit(ctx, m.o.StopTimeout) {
 		return nil
 	}
@@ -53,6 +53,14 @@ func (m *Machine) endProcess(ctx context.Context) error {
 		return nil
 	}
 	return errors.Join(err, fmt.Errorf("VMM %d is there %v after SIGKILL", m.process.id.PID, killTimeout))
+}
+
+// shutdown asks the VMM to end. Waiting for an earlier call, which may hang, counts
+// against the time.
+func (m *Machine) shutdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, m.o.StopTimeout)
+	defer cancel()
+	return m.api.shutdown(ctx, m.o.StopTimeout)
 }
 
 // waitExit says whether the VMM has exited within the time.

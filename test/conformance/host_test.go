@@ -19,9 +19,11 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 
 	"github.com/kata-cc/kata-cc/agentclient/agenttest"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/memory"
+	"github.com/kata-cc/kata-cc/network"
 )
 
 const namespace = "conformance"
@@ -39,6 +41,8 @@ type host struct {
 	shims     []*shim
 	sandboxes []string
 	cgroups   []string // made by the story itself
+	run       string   // where the shim's /run/vc is seen
+	enter     []string // the program that runs the shim elsewhere, and its arguments
 	mu        sync.Mutex
 }
 
@@ -57,7 +61,7 @@ func newHost(t testing.TB, script memory.Script) *host {
 	rand.Read(random[:])
 	h := &host{
 		t: t, dir: dir, address: filepath.Join(dir, "containerd.sock"), config: filepath.Join(dir, "configuration.toml"),
-		script: script, flavour: agenttest.Ours, prefix: "kcc" + hex.EncodeToString(random[:]),
+		script: script, flavour: agenttest.Ours, run: "/run/vc", prefix: "kcc" + hex.EncodeToString(random[:]),
 	}
 	if h.script.Hybrid == "" && h.script.Vsock == nil {
 		h.script.Hybrid = filepath.Join(dir, "{id}.agent")
@@ -254,6 +258,13 @@ func (h *host) end() {
 			h.t.Errorf("remove %s: %v", dir, err)
 		}
 	}
+	for _, s := range h.shims {
+		for _, a := range s.refusals() {
+			if a.code == codes.Unknown {
+				h.t.Errorf("%s was refused without a code: %s", a.rpc, a.text)
+			}
+		}
+	}
 	var left []string
 	deadline := time.Now().Add(3 * time.Second)
 	for left = h.left(); len(left) > 0 && time.Now().Before(deadline); left = h.left() {
@@ -278,12 +289,12 @@ func (h *host) left() []string {
 		found = append(found, fmt.Sprintf("process %d: %s", pid, cmdline))
 	}
 	patterns := []string{
-		"/run/vc/vm/" + h.prefix + "*", "/run/vc/sbs/" + h.prefix + "*",
+		h.run + "/vm/" + h.prefix + "*", h.run + "/sbs/" + h.prefix + "*",
 		"/sys/fs/cgroup/" + h.prefix, "/sys/fs/cgroup/*/" + h.prefix,
 	}
 	h.mu.Lock()
 	for _, id := range h.sandboxes {
-		patterns = append(patterns, socketOf(h.address, id))
+		patterns = append(patterns, socketOf(h.address, id), network.Path(id))
 	}
 	h.mu.Unlock()
 	for _, p := range patterns {
@@ -339,8 +350,8 @@ func (h *host) remove() {
 		unix.Kill(pid, unix.SIGKILL)
 	}
 	time.Sleep(50 * time.Millisecond)
-	for _, p := range []string{"/run/vc/vm/", "/run/vc/sbs/"} {
-		paths, _ := filepath.Glob(p + h.prefix + "*")
+	for _, p := range []string{"/vm/", "/sbs/"} {
+		paths, _ := filepath.Glob(h.run + p + h.prefix + "*")
 		for _, path := range paths {
 			os.RemoveAll(path)
 		}
@@ -353,6 +364,7 @@ func (h *host) remove() {
 	}
 	for _, id := range h.sandboxes {
 		os.Remove(socketOf(h.address, id))
+		_ = network.Delete(network.Path(id))
 	}
 }
 

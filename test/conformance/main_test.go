@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,5 +39,23 @@ func run(m *testing.M) int {
 			return 1
 		}
 	}
-	return m.Run()
+	flag.Parse()
+	if !given("test.parallel") { // most stories wait for programs that start and end
+		if err := flag.Set("test.parallel", "8"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	code := m.Run()
+	if !reportCells() && code == 0 {
+		code = 1
+	}
+	return code
+}
+
+// given reports whether a flag is on the command line.
+func given(name string) bool {
+	found := false
+	flag.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
 }

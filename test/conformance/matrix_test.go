@@ -1,67 +1,92 @@
 package conformance
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
-	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/kata-cc/kata-cc/agentclient/agenttest"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/memory"
 )
 
-// The matrix lets one thing go wrong with one request, to the agent or to the
-// VMM, in the life of a pod with one container and one exec. What the requests
-// of containerd answer then differs; that they answer in time, that what was
-// started is also told to have ended, and that nothing is left, does not.
+// impatience is how long containerd waits where it is to give up.
+const impatience = 3 * time.Second
 
-// agentFaults are what can go wrong with a request to the agent.
-var agentFaults = map[string]func(a *agenttest.Agent, rpc string, n int){
-	"fails":   func(a *agenttest.Agent, rpc string, n int) { a.Fail(rpc, n, errors.New("no")) },
-	"is late": func(a *agenttest.Agent, rpc string, n int) { a.Delay(rpc, n, 300*time.Millisecond) },
-	"hangs":   func(a *agenttest.Agent, rpc string, n int) { a.Hang(rpc, n) },
-	"dies":    func(a *agenttest.Agent, rpc string, n int) { a.DieAt(rpc, n) },
-	"garbles": func(a *agenttest.Agent, rpc string, n int) { a.Garble(rpc, n) },
+// consequences are the codes of requests whose predecessor had failed.
+var consequences = []codes.Code{codes.NotFound, codes.FailedPrecondition}
+
+// agentFaults are what can go wrong with a request to the agent, and the code by
+// which containerd hears of it.
+var agentFaults = map[string]struct {
+	inject func(a *agenttest.Agent, rpc string, n int)
+	code   codes.Code
+}{
+	"fails": {func(a *agenttest.Agent, rpc string, n int) { a.Fail(rpc, n, status.Error(codes.Internal, "no")) }, codes.Internal},
+	"is refused": {func(a *agenttest.Agent, rpc string, n int) {
+		a.Fail(rpc, n, status.Error(codes.PermissionDenied, rpc+"Request is blocked by policy: "))
+	}, codes.PermissionDenied},
+	"is late": {func(a *agenttest.Agent, rpc string, n int) { a.Delay(rpc, n, 300*time.Millisecond) }, codes.OK},
+	"hangs":   {func(a *agenttest.Agent, rpc string, n int) { a.Hang(rpc, n) }, codes.DeadlineExceeded},
+	"dies":    {func(a *agenttest.Agent, rpc string, n int) { a.DieAt(rpc, n) }, codes.Unavailable},
+	"garbles": {func(a *agenttest.Agent, rpc string, n int) { a.Garble(rpc, n) }, codes.DataLoss},
 }
 
-// agentCalls are the requests and how often each is made, at least, in the story.
+// agentCalls are the requests and how often each is made, at least, in a life.
 var agentCalls = map[string]int{
-	"CreateSandbox": 1, "GetGuestDetails": 1, "GetOOMEvent": 1, "CopyFile": 2, "CreateContainer": 2, "StartContainer": 2,
-	"ExecProcess": 1, "ReadStdout": 1, "CloseStdin": 2, "SignalProcess": 2, "WaitProcess": 3, "RemoveContainer": 1, "DestroySandbox": 1,
+	"CreateSandbox": 1, "GetGuestDetails": 1, "GetOOMEvent": 1, "CopyFile": 3, "CreateContainer": 3, "StartContainer": 3,
+	"ExecProcess": 1, "ReadStdout": 1, "CloseStdin": 3, "SignalProcess": 4, "WaitProcess": 4, "RemoveContainer": 2, "DestroySandbox": 1,
 }
 
-// slow are cells that wait for a limit of ten seconds or more.
-func slow(rpc, fault string) bool {
-	return fault == "hangs" && slices.Contains([]string{"WaitProcess", "SignalProcess", "RemoveContainer", "StartContainer", "ExecProcess"}, rpc)
+// passedOn are the requests to the agent whose failure is the answer to one of
+// containerd's.
+var passedOn = []string{
+	"CreateSandbox", "GetGuestDetails", "CopyFile", "CreateContainer", "StartContainer", "ExecProcess", "SignalProcess", "RemoveContainer",
 }
 
 func TestMatrixOfAgentFaults(t *testing.T) {
 	for rpc, most := range agentCalls {
 		for n := 1; n <= most; n++ {
-			for fault, inject := range agentFaults {
-				t.Run(fmt.Sprintf("%s %d %s", rpc, n, fault), func(t *testing.T) {
-					t.Parallel()
-					if slow(rpc, fault) {
-						t.Skip("covered by the stories of processes that outlive SIGKILL")
+			for fault, f := range agentFaults {
+				cell(t, "agent", fmt.Sprintf("%s %d %s", rpc, n, fault), func(t *testing.T) {
+					l := newLife(newHost(t, memory.Script{}))
+					if fault == "hangs" {
+						l.patience = impatience
 					}
-					h := newHost(t, memory.Script{})
-					s := h.pod("pod")
-					inject(s.agent, rpc, n)
-					h.liveAndDie(s)
-					if calls := count(s.agent, rpc); calls < n {
+					f.inject(l.s.agent, rpc, n)
+					l.walk(0, 0)
+					l.end()
+					if calls := count(l.s.agent, rpc); calls < n {
 						t.Errorf("the fault never happened: %d calls of %s", calls, rpc)
 					}
+					l.wantAgentFault(rpc, fault, f.code)
 				})
 			}
 		}
+	}
+}
+
+// wantAgentFault checks the codes that containerd saw.
+func (l *life) wantAgentFault(rpc, fault string, code codes.Code) {
+	l.h.t.Helper()
+	if code == codes.OK {
+		l.wantCodes()
+		return
+	}
+	l.wantCodes(append([]codes.Code{code, codes.Unavailable}, consequences...)...)
+	if !slices.Contains(passedOn, rpc) || fault == "hangs" { // containerd gave up before it was answered
+		return
+	}
+	if fault == "dies" && (rpc == "SignalProcess" || rpc == "RemoveContainer") { // who kills or deletes has what he wants
+		return
+	}
+	if !slices.ContainsFunc(l.s.refusals(), func(a answer) bool { return a.code == code }) {
+		l.h.t.Errorf("no request was answered %v: %v", code, l.s.refusals())
 	}
 }
 
@@ -76,106 +101,72 @@ func count(a *agenttest.Agent, rpc string) int {
 	return n
 }
 
-// vmmCalls are the requests to the VMM and how often each is made in the story.
+// vmmCalls are the requests to the VMM and how often each is made in a life.
 var vmmCalls = map[string]int{
-	"vmm.ping": 1, "vm.create": 1, "vm.boot": 1, "vm.add-disk": 3, "vm.remove-device": 2, "vm.info": 2, "vmm.shutdown": 1,
+	"vmm.ping": 1, "vm.create": 1, "vm.boot": 1, "vm.add-disk": 4, "vm.remove-device": 3, "vm.info": 2, "vmm.shutdown": 1,
+}
+
+// vmmFaults are what can go wrong with a request to the VMM, and the code by
+// which containerd hears of it; OK: not at all.
+var vmmFaults = map[string]struct {
+	fault memory.Fault
+	code  codes.Code
+}{
+	"fails":                 {memory.Fault{Do: "fail", Text: `["no"]`}, codes.Internal},
+	"is done and fails":     {memory.Fault{Do: "fail-after", Text: `["no"]`}, codes.Internal},
+	"begins late":           {memory.Fault{Do: "delay", For: memory.Duration(200 * time.Millisecond)}, codes.OK},
+	"answers late":          {memory.Fault{Do: "late", For: memory.Duration(200 * time.Millisecond)}, codes.OK},
+	"hangs":                 {memory.Fault{Do: "hang"}, codes.DeadlineExceeded},
+	"is stuck":              {memory.Fault{Do: "stuck"}, codes.DeadlineExceeded},
+	"is done and hangs up":  {memory.Fault{Do: "drop"}, codes.Unavailable},
+	"dies":                  {memory.Fault{Do: "die"}, codes.Unavailable},
+	"is done and dies":      {memory.Fault{Do: "die-after"}, codes.Unavailable},
+	"answers garbage":       {memory.Fault{Do: "fail", Status: 200, Text: "\x00\xff{"}, codes.DataLoss},
+	"is done, with garbage": {memory.Fault{Do: "fail-after", Status: 200, Text: `{"bdf": 7, "version": [], "state": "Asleep"}`}, codes.DataLoss},
 }
 
 func TestMatrixOfVMMFaults(t *testing.T) {
 	for endpoint, most := range vmmCalls {
-		for _, do := range []string{"fail", "fail-after", "delay", "late", "drop", "die", "die-after"} {
+		for name, f := range vmmFaults {
 			for call := 1; call <= most; call++ {
-				t.Run(fmt.Sprintf("%s %d %s", endpoint, call, do), func(t *testing.T) {
-					t.Parallel()
-					mark := filepath.Join(t.TempDir(), "happened")
-					h := newHost(t, memory.Script{Faults: []memory.Fault{{
-						Endpoint: endpoint, Call: call, Do: do, For: memory.Duration(200 * time.Millisecond), Mark: mark,
-					}}})
-					h.liveAndDie(h.pod("pod"))
-					if _, err := os.Stat(mark); err != nil {
-						t.Errorf("the fault never happened: %v", err)
+				cell(t, "VMM", fmt.Sprintf("%s %d %s", endpoint, call, name), func(t *testing.T) {
+					h := newHost(t, memory.Script{})
+					happened := h.inject(endpoint, call, f.fault)
+					l := newLife(h)
+					if f.code == codes.DeadlineExceeded {
+						l.patience = impatience
 					}
+					l.walk(0, 0)
+					l.end()
+					if !happened() {
+						t.Error("the fault never happened")
+					}
+					l.wantVMMFault(f.code)
 				})
 			}
 		}
 	}
 }
 
-// liveAndDie walks a pod through its life as containerd would, whatever fails.
-func (h *host) liveAndDie(s *shim) {
-	h.t.Helper()
-	id := h.id("a")
-	created := map[string]bool{}
-	create := func(id string, layers ...string) bool {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		if err := s.tryCreate(ctx, id, streams{}, layers...); err != nil {
-			return false
-		}
-		created[id] = true
-		_, err := s.Start(h.ctx(), &taskapi.StartRequest{ID: id})
+// inject makes a call of the VMM's API fail, and tells whether it has.
+func (h *host) inject(endpoint string, call int, f memory.Fault) (happened func() bool) {
+	f.Endpoint, f.Call, f.Mark = endpoint, call, filepath.Join(h.dir, "happened")
+	h.script.Faults = append(h.script.Faults, f)
+	return func() bool {
+		_, err := os.Stat(f.Mark)
 		return err == nil
 	}
-	if create(s.id, h.layer("pause")) && s.tryAttach(id) == nil && create(id, h.layer("top"), h.layer("base")) {
-		stdout := h.fifo("out")
-		h.read(stdout)
-		if s.tryExec(id, "e", streams{stdout: stdout}, "sleep", "inf") == nil {
-			_, _ = s.Start(h.ctx(), &taskapi.StartRequest{ID: id, ExecID: "e"})
-			_, _ = s.Kill(h.ctx(), &taskapi.KillRequest{ID: id, ExecID: "e", Signal: uint32(unix.SIGKILL)})
-		}
-	}
-	for _, id := range []string{id, s.id} {
-		if created[id] {
-			h.bury(s, id)
-		}
-	}
-	s.shutdown(s.id)
-	h.wantEveryExit(h.sink.list())
 }
 
-// bury kills and deletes a container until that is done.
-func (h *host) bury(s *shim, id string) {
-	h.t.Helper()
-	_, _ = s.Kill(h.ctx(), &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
-	if _, err := s.Wait(h.ctx(), &taskapi.WaitRequest{ID: id}); err != nil {
-		h.t.Errorf("wait for %s: %v", id, err)
+func (l *life) wantVMMFault(code codes.Code) {
+	l.h.t.Helper()
+	if code == codes.OK {
+		l.wantCodes()
+		return
 	}
-	for attempt := 1; ; attempt++ {
-		_, err := s.Delete(h.ctx(), &taskapi.DeleteRequest{ID: id})
-		if err == nil {
-			return
-		}
-		if attempt == 3 {
-			h.t.Errorf("delete %s: %v", id, err)
-			return
-		}
+	allowed := append([]codes.Code{code, codes.Unavailable}, consequences...)
+	if code == codes.DataLoss { // a request without a body in its answer was just not done
+		allowed = append(allowed, codes.Internal)
 	}
-}
-
-// wantEveryExit checks that whatever the events tell to have started they tell to
-// have ended, once, and after that.
-func (h *host) wantEveryExit(events []string) {
-	h.t.Helper()
-	var open []string
-	for _, e := range events {
-		fields := strings.Fields(e)
-		switch fields[0] {
-		case "start":
-			open = append(open, fields[1]+" "+fields[1])
-		case "exec-started":
-			open = append(open, fields[1]+" "+fields[2])
-		case "exit":
-			i := slices.Index(open, fields[1]+" "+fields[2])
-			if i < 0 {
-				if fields[1] != fields[2] { // a container may be killed before it is started
-					h.t.Errorf("%s was not started", e)
-				}
-				continue
-			}
-			open = slices.Delete(open, i, i+1)
-		}
-	}
-	if len(open) > 0 {
-		h.t.Errorf("not told to have ended: %q; events %q", open, events)
-	}
+	l.wantCodes(allowed...)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,14 +38,17 @@ type shim struct {
 	agent *agenttest.Agent
 	conn  *ttrpc.Client
 
-	mu   sync.Mutex
-	text bytes.Buffer
+	mu      sync.Mutex
+	text    bytes.Buffer
+	answers []answer
 }
 
 // command is a call of the shim's program for a bundle.
 func (h *host) command(bundle string, args ...string) *exec.Cmd {
 	script := filepath.Join(h.dir, "script.json")
-	cmd := exec.Command(shimBinary, append([]string{"-namespace", namespace, "-address", h.address, "-publish-binary", "/bin/false"}, args...)...)
+	argv := append(slices.Clone(h.enter), shimBinary, "-namespace", namespace, "-address", h.address, "-publish-binary", "/bin/false")
+	argv = append(argv, args...)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = bundle
 	cmd.Env = append(os.Environ(),
 		"GOMAXPROCS=2", "MAX_SHIM_VERSION=2", "NAMESPACE="+namespace, "TTRPC_ADDRESS="+filepath.Join(h.dir, "events.sock"), memory.ScriptEnv+"="+script)
@@ -99,7 +103,7 @@ func (h *host) tryStart(id string, changes ...change) (*shim, error) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	s.conn = ttrpc.NewClient(conn)
+	s.conn = ttrpc.NewClient(conn, ttrpc.WithUnaryClientInterceptor(s.note))
 	s.TaskService = taskapi.NewTaskClient(s.conn)
 	c, err := s.Connect(h.ctx(), &taskapi.ConnectRequest{ID: id})
 	if err != nil {

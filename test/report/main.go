@@ -139,6 +139,11 @@ func (r *results) endPackage(e event, name string, said []string, out io.Writer)
 	switch e.Action {
 	case "pass":
 		fmt.Fprintf(out, "ok    %-40s %6.1fs\n", name, e.Elapsed)
+		for _, line := range said { // what a package has to say though it passed
+			if text, ok := strings.CutPrefix(line, "note: "); ok {
+				fmt.Fprintf(out, "      %s\n", strings.TrimSpace(text))
+			}
+		}
 	case "fail":
 		fmt.Fprintf(out, "%sFAIL  %-40s %6.1fs\n", strings.Join(said, ""), name, e.Elapsed)
 		// A package that does not compile or panics has no test that failed.

@@ -20,6 +20,8 @@ func TestReportTellsSkipsAndFailures(t *testing.T) {
 go: downloading something
 {"Action":"output","Package":"github.com/kata-cc/kata-cc/b","Output":"b.go:1:1: syntax error\n"}
 {"Action":"fail","Package":"github.com/kata-cc/kata-cc/b"}
+{"Action":"output","Package":"github.com/kata-cc/kata-cc/c","Output":"note: 7 cells ran\n"}
+{"Action":"pass","Package":"github.com/kata-cc/kata-cc/c","Elapsed":1.5}
 `
 	var r results
 	var out bytes.Buffer
@@ -29,7 +31,7 @@ go: downloading something
 	r.print(&out)
 	for _, want := range []string{
 		"a_test.go:9: got 1", "go: downloading something", "b.go:1:1: syntax error",
-		"  needs root:\n    a TestB\n", "  a TestC\n  b\n", "\n1 passed, 2 failed, 1 skipped\n",
+		"  needs root:\n    a TestB\n", "  a TestC\n  b\n", "1.5s\n      7 cells ran\n", "\n1 passed, 2 failed, 1 skipped\n",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in:\n%s", want, &out)
