@@ -14,8 +14,6 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
-
-	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/memory"
 )
 
 // life is a pod with two containers and an exec, step by step as containerd walks
@@ -43,12 +41,6 @@ func newLife(h *host, changes ...change) *life {
 	l.s = h.pod("pod", changes...)
 	l.watch()
 	return l
-}
-
-// oneLife is a life with a machine that follows a script.
-func oneLife(h *host, script memory.Script) *life {
-	h.script.Faults, h.script.Guest = script.Faults, script.Guest
-	return newLife(h)
 }
 
 type step struct {
