@@ -35,6 +35,25 @@ func (d Device) disk(readOnly bool) hypervisor.Disk {
 	return hypervisor.Disk{ID: "volume-" + name[:32], Path: d.Node, ReadOnly: readOnly || d.ReadOnly, Serial: name[:20]}
 }
 
+// mountPoint is where the guest mounts what has a position, or a share's name.
+func mountPoint(source string) string {
+	return storageDir + base64.URLEncoding.EncodeToString([]byte(source))
+}
+
+// DirectMount is the use of a direct-assigned volume.
+type DirectMount struct {
+	Source      string // on the host; its description is in DirectVolumeDir(Source)
+	disk, share string // id of the disk, or name of the share
+}
+
+// GuestPath is where the guest has the volume; sources as for Plan.Request.
+func (d DirectMount) GuestPath(sources map[string]string) string {
+	if d.share != "" {
+		return mountPoint(d.share)
+	}
+	return mountPoint(sources[d.disk])
+}
+
 // blockMount is a storage and a mount that wait for the position of a disk.
 type blockMount struct {
 	disk    hypervisor.Disk
@@ -56,8 +75,9 @@ func (v *volumes) device(m *mountView, g *agentpb.Mount) {
 func (v *volumes) direct(m *mountView, _ *agentpb.Mount) {
 	d := m.src.Direct
 	s := &agentpb.Storage{Driver: "blk", Fstype: d.FSType, Options: d.options(), FsGroup: d.group()}
-	v.blocks = append(v.blocks, blockMount{m.src.Device.disk(d.readOnly()), s, len(v.mounts)})
-	v.directs = append(v.directs, m.Source)
+	disk := m.src.Device.disk(d.readOnly())
+	v.blocks = append(v.blocks, blockMount{disk, s, len(v.mounts)})
+	v.directs = append(v.directs, DirectMount{Source: m.Source, disk: disk.ID})
 }
 
 // share makes the guest mount a network share that was direct-assigned.
@@ -65,10 +85,10 @@ func (v *volumes) share(m *mountView, g *agentpb.Mount) {
 	d := m.src.Direct
 	s := &agentpb.Storage{
 		Driver: "smb", Source: d.Device, Fstype: d.FSType, Options: d.options(),
-		MountPoint: storageDir + base64.URLEncoding.EncodeToString([]byte(d.Device)),
+		MountPoint: mountPoint(d.Device),
 	}
 	v.shares = append(v.shares, s)
-	v.directs = append(v.directs, m.Source)
+	v.directs = append(v.directs, DirectMount{Source: m.Source, share: d.Device})
 	g.Source = s.MountPoint
 }
 

@@ -19,7 +19,8 @@ import (
 
 // DirectVolumesDir is where CSI drivers say which volumes go to a machine as
 // they are: for each a directory named by DirectVolumeDir, with DirectVolumeFile
-// in it and, for each sandbox that uses the volume, an empty file of its id.
+// in it and, for each sandbox that uses the volume, a file of its id, which holds
+// the path of the volume in the guest.
 const DirectVolumesDir = "/run/kata-containers/shared/direct-volumes"
 
 // DirectVolumeFile is the name of the file that describes a volume.

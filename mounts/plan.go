@@ -7,7 +7,6 @@
 package mounts
 
 import (
-	"encoding/base64"
 	"fmt"
 	"regexp"
 
@@ -64,8 +63,8 @@ type Plan struct {
 	// TerminationLog is the file of the host that takes what the container leaves
 	// in its copy; empty: none.
 	TerminationLog string
-	// DirectVolumes are the sources of direct-assigned volumes.
-	DirectVolumes []string
+	// DirectVolumes are the direct-assigned volumes in use.
+	DirectVolumes []DirectMount
 
 	request *agentpb.CreateContainerRequest
 	layers  []*agentpb.Storage // in the order of Disks; source still empty
@@ -189,7 +188,7 @@ func (p *Plan) Request(sources map[string]string) (*agentpb.CreateContainerReque
 			return nil, err
 		}
 		s := proto.CloneOf(b.storage)
-		s.Source, s.MountPoint = at, storageDir+base64.URLEncoding.EncodeToString([]byte(at))
+		s.Source, s.MountPoint = at, mountPoint(at)
 		r.Storages = append(r.Storages, s)
 		r.OCI.Mounts[b.mount].Source = s.MountPoint
 	}

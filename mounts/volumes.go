@@ -24,7 +24,7 @@ type volumes struct {
 	ephemeral, huge, locals []*agentpb.Storage
 	blocks                  []blockMount
 	shares                  []*agentpb.Storage
-	directs                 []string // sources of direct-assigned volumes
+	directs                 []DirectMount
 }
 
 const (

@@ -97,7 +97,7 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 	if err != nil {
 		return err
 	}
-	if err = s.announce(plan, &back); err != nil {
+	if err = s.announce(plan, sources, &back); err != nil {
 		return err
 	}
 	clock.done("layers")

@@ -49,28 +49,29 @@ func (c *Container) dropFiles() {
 	}
 }
 
-// announce tells the drivers of direct-assigned volumes which sandbox has them:
-// by a file of its id beside the volume's description.
-func (s *Sandbox) announce(plan *mounts.Plan, back *undo.Stack) error {
-	for _, source := range plan.DirectVolumes {
-		file := filepath.Join(mounts.DirectVolumeDir(source), s.o.ID)
+// announce tells the drivers of direct-assigned volumes which sandbox has them
+// and where: by a file of its id beside the volume's description.
+func (s *Sandbox) announce(plan *mounts.Plan, sources map[string]string, back *undo.Stack) error {
+	for _, d := range plan.DirectVolumes {
+		file := filepath.Join(mounts.DirectVolumeDir(d.Source), s.o.ID)
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			continue // another container of the pod has it too
+		}
+		if err != nil {
+			return fmt.Errorf("announce the direct-assigned volume %s: %w", d.Source, err)
+		}
 		withdraw := func(context.Context) error {
 			if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 			return nil
 		}
-		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			continue // another container of the pod has it too
-		}
-		if err != nil {
-			return fmt.Errorf("announce the direct-assigned volume %s: %w", source, err)
-		}
 		back.Add(withdraw)
 		s.undo.Add(withdraw)
-		if err := f.Close(); err != nil {
-			return err
+		_, err = f.WriteString(d.GuestPath(sources))
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("announce the direct-assigned volume %s: %w", d.Source, err)
 		}
 	}
 	return nil

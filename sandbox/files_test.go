@@ -70,10 +70,10 @@ func TestDirectVolumeIsAnnounced(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := NewSandbox(t.Context(), Options{ID: "s", StateDir: t.TempDir()})
-	plan := &mounts.Plan{DirectVolumes: []string{source}}
+	plan := &mounts.Plan{DirectVolumes: []mounts.DirectMount{{Source: source}}}
 	var back undo.Stack
 	for range 2 { // two containers of the pod
-		if err := s.announce(plan, &back); err != nil {
+		if err := s.announce(plan, nil, &back); err != nil {
 			t.Fatal(err)
 		}
 	}

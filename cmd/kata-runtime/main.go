@@ -80,6 +80,7 @@ func command(stdin *os.File, stdout, stderr io.Writer) *cli.Command {
 					return printEnvironment(stdout, environment(ctx, cfg), c.Bool("json"))
 				},
 			},
+			directVolume(stdout),
 			{
 				Name:  "version",
 				Usage: "print versions",

@@ -32,6 +32,22 @@ type Container struct {
 	// Limits: 0 is none.
 	CPUs      float64
 	MemoryMiB int64
+	Mounts    []Mount
+	Devices   []Device
+}
+
+// Mount is a file or directory of the host that a container sees.
+type Mount struct {
+	Host      string `json:"host_path"`
+	Container string `json:"container_path"`
+	ReadOnly  bool   `json:"readonly"`
+}
+
+// Device is a device of the host that a container uses.
+type Device struct {
+	Host        string `json:"host_path"`
+	Container   string `json:"container_path"`
+	Permissions string `json:"permissions"` // "rwm", "r"
 }
 
 // idPattern is the form of containerd's ids for sandboxes and containers.
@@ -128,6 +144,8 @@ func (c *Cluster) ContainerSpec(p Pod, k Container) (string, error) {
 		"log_path": k.Name + ".log",
 		"tty":      k.TTY,
 		"stdin":    k.Stdin,
+		"mounts":   append([]Mount{}, k.Mounts...),
+		"devices":  append([]Device{}, k.Devices...),
 		"linux":    map[string]any{"resources": resources},
 	})
 }

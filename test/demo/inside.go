@@ -170,6 +170,9 @@ func (s *story) removal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.volumes.Remove(ctx); err != nil {
+		return err
+	}
 	s.say("%-20s %8s %8s %8s", "", "before", "running", "left")
 	for _, kind := range cluster.Kinds {
 		s.say("%-20s %8d %8d %8d", kind, len(s.baseline[kind]), len(during[kind]), len(left[kind]))

@@ -55,7 +55,7 @@ func run(ctx context.Context) (err error) {
 func tell(ctx context.Context, t *teller) error {
 	s := &story{teller: t}
 	before := []func(context.Context) error{
-		s.image, s.layers, s.pod, s.lists, s.machine, s.guest, s.container, s.network,
+		s.image, s.layers, s.pod, s.lists, s.machine, s.guest, s.container, s.files, s.network,
 	}
 	for _, step := range before {
 		if err := step(ctx); err != nil {

@@ -19,6 +19,7 @@ type story struct {
 	sandbox  string
 	example  string // the container of the pod
 	hello    string // a second one, on the same layers
+	volumes  *cluster.PodDir
 	snapshot map[string]snapshot
 }
 
@@ -120,11 +121,14 @@ func (s *story) readSnapshots(ctx context.Context) error {
 }
 
 func (s *story) pod(ctx context.Context) (err error) {
-	s.step("The pod", "The handler %s gives it a virtual machine; the container's limits are those of its definition.", cluster.Handler)
+	s.step("The pod", "The handler %s gives it a virtual machine; the container's limits are those of its definition. A kubelet's work is done for it: a service account token, /etc/hosts, a ConfigMap.", cluster.Handler)
+	pod, container := cluster.Pod{Name: "example"}, cluster.Container{Name: "example", CPUs: 0.2, MemoryMiB: 50}
+	if container.Mounts, err = s.prepare(pod, container); err != nil {
+		return err
+	}
 	if s.baseline, err = s.cluster.Census(); err != nil {
 		return err
 	}
-	pod, container := cluster.Pod{Name: "example"}, cluster.Container{Name: "example", CPUs: 0.2, MemoryMiB: 50}
 	podFile, err := s.cluster.PodSpec(pod)
 	if err != nil {
 		return err
@@ -133,7 +137,7 @@ func (s *story) pod(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err = s.show(ctx, "jq -c '{ command, image, labels, linux }' "+containerFile); err != nil {
+	if _, err = s.show(ctx, "jq -c '{ command, image, labels, linux, mounts }' "+containerFile); err != nil {
 		return err
 	}
 	began := time.Now()

@@ -1,0 +1,255 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kata-cc/kata-cc/test/cluster"
+)
+
+// volumePod is a pod with the volumes that a kubelet would have prepared.
+type volumePod struct {
+	*pod
+	dir    *cluster.PodDir
+	config string // directory of the ConfigMap
+	shared []cluster.Mount
+}
+
+func startVolumePod(t *testing.T, c *cluster.Cluster, name string) *volumePod {
+	t.Helper()
+	spec := cluster.Pod{Name: name}
+	d, err := c.NewPodDir(spec)
+	check(t, err)
+	t.Cleanup(func() { // after the pod
+		if err := d.Remove(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	v := &volumePod{dir: d}
+	v.shared, err = d.UsualMounts(name, "main")
+	check(t, err)
+	v.config, err = d.Write(cluster.ConfigMap, "app", map[string]string{"first": "1", "second": "1", "sub/deep": "1"})
+	check(t, err)
+	secret, err1 := d.Write(cluster.Secret, "keys", map[string]string{"password": "geheim"})
+	downward, err2 := d.Write(cluster.DownwardAPI, "podinfo", map[string]string{"labels": `app="x"`})
+	scratch, err3 := d.EmptyDir("scratch", 0)
+	memory, err4 := d.EmptyDir("memory", 8<<20)
+	key, err5 := d.SubPath(v.config, "first", "main", 0)
+	check(t, errors.Join(err1, err2, err3, err4, err5))
+	part, err := d.SubPath(scratch, "part", "main", 1)
+	check(t, err)
+	v.shared = append(v.shared,
+		cluster.Mount{Host: v.config, Container: "/etc/app", ReadOnly: true}, cluster.Mount{Host: secret, Container: "/etc/keys", ReadOnly: true},
+		cluster.Mount{Host: downward, Container: "/etc/podinfo", ReadOnly: true}, cluster.Mount{Host: scratch, Container: "/scratch"},
+		cluster.Mount{Host: memory, Container: "/memory"}, cluster.Mount{Host: key, Container: "/etc/one", ReadOnly: true},
+		cluster.Mount{Host: part, Container: "/part"},
+	)
+	v.pod = startPod(t, c, spec)
+	return v
+}
+
+func (v *volumePod) reads(id, path, want string) bool {
+	out, err := v.Exec(v.t.Context(), id, "/bin/busybox", "cat", path)
+	return err == nil && out == want
+}
+
+func (v *volumePod) want(id, path, want string) {
+	v.t.Helper()
+	if out, err := v.Exec(v.t.Context(), id, "/bin/busybox", "cat", path); err != nil || out != want {
+		v.t.Errorf("%s reads %q, %v; want %q", path, out, err, want)
+	}
+}
+
+// torn prints a line for each time that two files of one revision differ.
+const torn = `while true; do
+	d=$(busybox readlink /etc/app/..data); a=$(busybox cat /etc/app/$d/first 2>/dev/null) && b=$(busybox cat /etc/app/$d/second 2>/dev/null) &&
+	{ [ "$a" = "$b" ] && echo whole $a || echo torn $a $b; }
+done`
+
+func TestVolumes(t *testing.T) {
+	c := start(t)
+	v := startVolumePod(t, c, "volumes")
+	main := v.run(cluster.Container{Name: "main", Mounts: v.shared})
+	reader := v.run(cluster.Container{Name: "reader", Command: []string{"/bin/busybox", "sh", "-c", torn}, Mounts: v.shared})
+
+	for path, want := range map[string]string{
+		cluster.ServiceAccount + "/token": "token of volumes\n", cluster.ServiceAccount + "/namespace": "default",
+		"/etc/app/first": "1", "/etc/app/sub/deep": "1", "/etc/keys/password": "geheim", "/etc/podinfo/labels": `app="x"`, "/etc/one": "1",
+		"/etc/hostname": "volumes\n",
+	} {
+		v.want(main, path, want)
+	}
+	if out := v.exec(main, "cat", "/etc/hosts"); !strings.Contains(out, "Kubernetes-managed") {
+		t.Errorf("/etc/hosts reads %q", out)
+	}
+	if out := v.exec(main, "sh", "-c", "echo 10.0.0.1 other >> /etc/hosts && busybox cat /etc/hosts"); !strings.Contains(out, "other") {
+		t.Errorf("/etc/hosts cannot be written to: %q", out)
+	}
+	if _, err := c.Exec(t.Context(), main, "/bin/busybox", "sh", "-c", "echo x > /etc/app/first"); err == nil {
+		t.Error("a ConfigMap can be written to")
+	}
+	v.exec(main, "sh", "-c", "echo scratch > /scratch/f; echo memory > /memory/f; echo part > /part/f")
+	for path, want := range map[string]string{"/scratch/f": "scratch\n", "/memory/f": "memory\n", "/scratch/part/f": "part\n"} {
+		v.want(reader, path, want)
+	}
+	if out := strings.Fields(v.exec(main, "df", "-k", "/memory")); len(out) < 9 || out[8] != "8192" {
+		t.Errorf("the memory volume's size: %v", out)
+	}
+
+	// Updates: of two volumes, several in a row, as long as a reader loops.
+	began := time.Now()
+	for n := 2; n <= 6; n++ {
+		text := strconv.Itoa(n)
+		_, err := v.dir.Write(cluster.ConfigMap, "app", map[string]string{"first": text, "second": text, "sub/deep": text, "new": text})
+		check(t, err)
+		time.Sleep(500 * time.Millisecond)
+	}
+	_, err := v.dir.Write(cluster.Projected, "kube-api-access", map[string]string{"token": "another\n", "ca.crt": "x", "namespace": "default"})
+	check(t, err)
+	written := time.Now()
+	eventually(t, "the last revision is read", func() bool { return v.reads(main, "/etc/app/first", "6") })
+	eventually(t, "the token is read", func() bool { return v.reads(main, cluster.ServiceAccount+"/token", "another\n") })
+	t.Logf("seen %v after the last of them, %v after the first", time.Since(written), time.Since(began))
+	if took := time.Since(written); took > 5*time.Second {
+		t.Errorf("the updates took %v", took)
+	}
+	v.want(main, "/etc/app/new", "6")
+	v.want(main, "/etc/app/sub/deep", "6")
+	v.want(main, "/etc/one", "1") // a subPath is not updated
+	logs, err := c.Shell(t.Context(), "crictl logs "+reader)
+	check(t, err)
+	if strings.Contains(logs, "torn") || strings.Count(logs, "whole") < 5 {
+		t.Errorf("the reader in the guest says: %.2000s", logs)
+	}
+
+	// The next container of the pod finds what the last one left.
+	for _, id := range []string{main, reader} {
+		_, err := c.Shell(t.Context(), "crictl stop --timeout 0 "+id+" && crictl rm "+id)
+		check(t, err)
+	}
+	next := v.run(cluster.Container{Name: "next", Mounts: v.shared})
+	v.want(next, "/scratch/f", "scratch\n")
+	v.want(next, "/memory/f", "memory\n")
+	v.want(next, "/part/f", "part\n")
+	left, err := c.Guest(t.Context(), v.sandbox, "ls /run/kata-containers/shared/containers")
+	check(t, err)
+	if strings.Contains(left, main) || !strings.Contains(left, next) {
+		t.Errorf("the guest keeps copies of a container that is gone: %s", left)
+	}
+	v.remove()
+}
+
+func TestTerminationMessage(t *testing.T) {
+	c := start(t)
+	v := startVolumePod(t, c, "words")
+	id := v.run(cluster.Container{Name: "main", Mounts: v.shared,
+		Command: []string{"/bin/busybox", "sh", "-c", "echo something went wrong > /dev/termination-log; exit 3"}})
+	eventually(t, "the container ends", func() bool {
+		state, err := c.State(t.Context(), id)
+		return err == nil && state == "CONTAINER_EXITED 3"
+	})
+	data, err := os.ReadFile(filepath.Join(v.dir.Dir, "containers/main/0a1b2c3d"))
+	if err != nil || string(data) != "something went wrong\n" {
+		t.Errorf("on the host the termination log reads %q, %v", data, err)
+	}
+}
+
+func TestWhatCannotBeMountedIsRefused(t *testing.T) {
+	c := start(t)
+	p := runPod(t, c, "refused")
+	for _, m := range []cluster.Mount{{Host: c.Dir + "/spec", Container: "/data"}, {Host: c.Dir + "/containerd.sock", Container: "/run/c.sock"}} {
+		id, err := c.CreateContainer(t.Context(), p.sandbox, p.spec, cluster.Container{Name: "main", Mounts: []cluster.Mount{m}})
+		if err == nil { // the runtime sees a container of CRI at its start
+			err = c.StartContainer(t.Context(), id)
+			_, rm := c.Run(t.Context(), "crictl", "rm", "--force", id)
+			check(t, rm)
+		}
+		if err == nil || !strings.Contains(err.Error(), "mount "+m.Container) {
+			t.Errorf("%+v: %v; want an error that names the mount", m, err)
+		}
+	}
+}
+
+// loop makes a loop device of so many MiB, with a file system if fstype is one.
+func loop(t *testing.T, c *cluster.Cluster, name string, mib int, fstype string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name)
+	check(t, errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, int64(mib)<<20)))
+	if fstype != "" {
+		if _, err := c.Run(t.Context(), "mkfs."+fstype, "-q", "-F", file); err != nil {
+			t.Skip(err)
+		}
+	}
+	out, err := c.Run(t.Context(), "losetup", "--find", "--show", file)
+	if err != nil {
+		t.Skip(err)
+	}
+	device := strings.TrimSpace(out)
+	t.Cleanup(func() {
+		if _, err := c.Run(context.Background(), "losetup", "--detach", device); err != nil {
+			t.Error(err)
+		}
+	})
+	return device
+}
+
+func TestBlockVolumes(t *testing.T) {
+	c := start(t)
+	raw, disk := loop(t, c, "raw", 16, ""), loop(t, c, "disk", 32, "ext4")
+	p := startPod(t, c, cluster.Pod{Name: "block"})
+	source := t.TempDir()
+	runtime := func(args ...string) string {
+		t.Helper()
+		out, err := c.Run(context.Background(), append([]string{"kata-runtime", "direct-volume"}, args...)...)
+		check(t, err)
+		return out
+	}
+	runtime("add", "--volume-path", source, "--mount-info",
+		fmt.Sprintf(`{"volume-type":"block","device":%q,"fstype":"ext4","options":["noatime"],"metadata":{"fsGroup":"2000","fsGroupChangePolicy":"OnRootMismatch"}}`, disk))
+	t.Cleanup(func() { runtime("remove", "--volume-path", source) })
+
+	devices := []cluster.Device{{Host: raw, Container: "/dev/xvda", Permissions: "rwm"}}
+	mounts := []cluster.Mount{{Host: source, Container: "/data"}}
+	main := p.run(cluster.Container{Name: "main", Devices: devices, Mounts: mounts})
+	other := p.run(cluster.Container{Name: "other", Devices: devices, Mounts: mounts})
+	if n := len(p.disks()); n != 5 {
+		t.Errorf("the machine has %d disks, want pause, two layers and two volumes: %v", n, p.disks())
+	}
+	p.exec(main, "sh", "-c", "echo block | busybox dd of=/dev/xvda conv=fsync 2>/dev/null")
+	if out := p.exec(other, "head", "-c", "6", "/dev/xvda"); out != "block\n" {
+		t.Errorf("another container reads %q from the device", out)
+	}
+	p.exec(main, "sh", "-c", "echo file > /data/f && busybox sync")
+	if out := p.exec(other, "stat", "-c", "%g %A", "/data"); !strings.HasPrefix(out, "2000 drwxr") {
+		t.Errorf("the volume belongs to %q", out)
+	}
+	if out := p.exec(other, "cat", "/data/f"); out != "file\n" {
+		t.Errorf("another container reads %q from the volume", out)
+	}
+	if out := runtime("stats", "--volume-path", source); !strings.Contains(out, `"usage"`) {
+		t.Errorf("stats say %q", out)
+	}
+	for i, id := range []string{main, other} {
+		_, err := c.Shell(t.Context(), "crictl stop --timeout 0 "+id+" && crictl rm "+id)
+		check(t, err)
+		if n, want := len(p.disks()), []int{5, 1}[i]; n != want {
+			t.Errorf("after %d of 2 containers the machine has %d disks, want %d: %v", i+1, n, want, p.disks())
+		}
+	}
+	p.remove()
+	head := make([]byte, 6)
+	f, err := os.Open(raw)
+	check(t, err)
+	_, err = f.Read(head)
+	check(t, errors.Join(err, f.Close()))
+	if string(head) != "block\n" {
+		t.Errorf("on the host the device begins with %q", head)
+	}
+}
