@@ -40,7 +40,7 @@ type BuildOptions struct {
 // 128 MiB; what else there is to keep goes to temporary files. A layer may have
 // 16,777,215 files and directories.
 //
-// A tar that cannot be read is [ErrTar]; what was written to dst before an error
+// A tar that cannot be read is [ErrTar], a blob [ErrBlob]; what was written to dst before an error
 // is of no use.
 func Build(ctx context.Context, dst io.Writer, blob io.Reader, o BuildOptions) (_ Layer, err error) {
 	if o.Lost == nil {
@@ -58,6 +58,9 @@ func Build(ctx context.Context, dst io.Writer, blob io.Reader, o BuildOptions) (
 	tree := verity.NewHasher(o.TempDir)
 	defer func() { err = errors.Join(err, x.Close(), tree.Close()) }()
 	size, err := fanOut(ctx, tar, dst, diffID, tree, s)
+	if errors.Is(err, ErrBlob) {
+		return Layer{}, fmt.Errorf("%w, within %s", err, s.whose())
+	}
 	if err != nil {
 		return Layer{}, err
 	}

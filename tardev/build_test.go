@@ -267,6 +267,31 @@ func TestNamesBeyondMemory(t *testing.T) {
 	}
 }
 
+func TestReview(t *testing.T) {
+	layer, file := build(t, rawTar(dir("d"), reg("d/f", "data"), withData("s", '0', "", withMode("0004755")), reg("no/where", "")))
+	fsys, err := Open(bytes.NewReader(file), layer.DataSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lost []string
+	o := BuildOptions{Lost: func(path, what string) { lost = append(lost, path+": "+what) }}
+	want := []string{"s: setuid", "no/where: the whole entry, whose parent is no directory that the tar names"}
+	if err := fsys.Review(t.Context(), o); err != nil || !slices.Equal(lost, want) {
+		t.Errorf("lost %q, error %v, want %q", lost, err, want)
+	}
+	for at := layer.TarSize; at < layer.DataSize-superblockSize; at += 7 {
+		file[at] ^= 1
+		if err := fsys.Review(t.Context(), BuildOptions{}); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), fmt.Sprint(" ", at, " ")) {
+			t.Fatalf("byte %d of the index changed: %v", at, err)
+		}
+		file[at] ^= 1
+	}
+	file[0] ^= 1
+	if err := fsys.Review(t.Context(), BuildOptions{}); !errors.Is(err, ErrTar) {
+		t.Errorf("a byte of the tar changed: %v", err)
+	}
+}
+
 func TestTooManyFilesAreRefused(t *testing.T) {
 	x := newIndex("", func(string, string) {})
 	x.limit = 100 // nodes, the root included

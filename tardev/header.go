@@ -130,8 +130,10 @@ func paxSize(records []byte) (size uint64, ok bool) {
 			return 0, false
 		}
 		if string(k) == "size" {
-			n, err := parseDecimal(string(v))
-			return n, err == nil
+			if n, err := parseDecimal(string(v)); err == nil {
+				return n, true
+			}
+			return 0, false
 		}
 	}
 	return 0, false

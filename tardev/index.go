@@ -38,52 +38,79 @@ func (x *index) Close() error {
 
 // add enters a member of the tar, of which it keeps nothing.
 func (x *index) add(m *member) error {
+	if m.header.typeflag() == 'g' {
+		return nil // a global extended header is no file
+	}
 	kind, known := kinds[m.header.typeflag()]
 	mode, err := m.header.mode()
 	parts, inside := split(x.parts[:0], m.path)
 	x.parts = parts
 	switch {
-	case m.header.typeflag() == 'g':
-		return nil // a global extended header is no file
-	case !known, err != nil, !inside:
-		x.lost(string(m.path), "the whole entry, whose type, mode or path has no place in a layer")
+	case !known:
+		x.lost(string(m.path), "the whole entry, whose type has no place in a layer: "+typeName(m.header.typeflag()))
 		return nil
-	case len(parts) == 0:
+	case err != nil:
+		x.lost(string(m.path), "the whole entry, whose mode is no octal number")
+		return nil
+	case !inside:
+		x.lost(string(m.path), "the whole entry, whose path leads out of the layer")
+		return nil
+	case len(parts) == 0: // the root is what it is
+		x.rootLosses(m, mode)
 		x.losses(m, mode)
-		return nil // the root is what it is
+		return nil
 	}
 	name := parts[len(parts)-1]
 	parent := x.walk(parts[:len(parts)-1])
-	if hidden, ok := bytes.CutPrefix(name, []byte(".wh.")); ok {
-		if string(name) == ".wh..wh..opq" {
-			x.of(parent).opaque = true
-		} else {
-			x.of(x.child(parent, hidden)).whiteOut()
-		}
-		return x.failed()
-	}
-	if kind == hardLink {
+	hidden, whiteout := bytes.CutPrefix(name, []byte(".wh."))
+	switch {
+	case string(name) == ".wh..wh..opq":
+		x.of(parent).flags |= flagOpaque
+	case whiteout:
+		x.nameLosses(m, hidden)
+		x.whiteOut(m, x.child(parent, hidden))
+	case kind == hardLink:
 		x.link(parent, name, m)
-		return x.failed()
+	default:
+		x.file(parent, name, m, node{mode: kind | uint16(mode)&0o777}, mode)
 	}
-	n := node{mode: kind | uint16(mode)&0o777}
+	return x.failed()
+}
+
+// file enters a member that is no other name of a file.
+func (x *index) file(parent uint32, name []byte, m *member, n node, mode uint64) {
 	if !x.place(&n, m) {
-		return x.failed()
+		return
 	}
 	uid, _ := m.header.uid() // what cannot be read is 0
 	gid, _ := m.header.gid()
 	mtime, _ := m.header.mtime()
 	n.uid, n.gid, n.lmtime, n.hmtime = uint32(uid), uint32(gid), uint32(mtime), uint8(mtime>>32)&0xf
-	if old := x.find(parent, name); old != 0 && x.of(old).kids != 0 {
-		x.lost(string(m.path), "everything that earlier entries have below it, which this one replaces")
-	}
 	made := x.make(n)
-	x.put(parent, name, made)
+	x.replace(parent, name, made, m)
 	if n.isSymlink() && n.offset == 0 {
 		x.keepTarget(made, m.link)
 	}
+	x.nameLosses(m, name)
 	x.losses(m, mode)
-	return x.failed()
+}
+
+// replace gives a node a name, and reports what an earlier node of that name
+// takes with it.
+func (x *index) replace(parent uint32, name []byte, made uint32, m *member) {
+	if e := x.find(parent, name); e != 0 {
+		old, n := x.of(e), x.all.at(made)
+		if old.kids != 0 && old != n {
+			x.lost(string(m.path), "everything that earlier entries have below it, which this one replaces")
+		}
+		if old.flags&flagOpaque != 0 && n.isDir() {
+			x.lost(string(m.path), "that it hides what lower layers have there, which only an earlier entry says")
+		}
+		if old.isWhiteout() && n.isDir() {
+			x.lost(string(m.path), "the whiteout before it: what lower layers have there shows")
+		}
+	}
+	x.put(parent, name, made)
 }
 
 // hardLink stands for the type of a member that is another name of a file.
@@ -115,9 +142,21 @@ func split(parts [][]byte, path []byte) (_ [][]byte, inside bool) {
 	return parts, true
 }
 
-// whiteOut makes n a character device 0:0; its owner, times and permission bits
-// stay.
-func (n *node) whiteOut() {
+// whiteOut makes the node of an entry a character device 0:0; its owner, times and
+// permission bits stay.
+func (x *index) whiteOut(m *member, e uint32) {
+	n := x.of(e)
+	switch {
+	case n.kids != 0 && n.isDir():
+		x.lost(string(m.path), "the directory of that name in the same layer and everything below it")
+	case direntType(uint32(n.mode)) != typeUnknown && !n.isWhiteout():
+		x.lost(string(m.path), "the file of that name in the same layer")
+	case n.kids != 0:
+		x.lost(string(m.path), "everything that earlier entries have below that name")
+	}
+	if n.flags&flagLinked != 0 {
+		x.lost(string(m.path), "all hard links to the file of that name: they become whiteouts, too")
+	}
 	n.mode = modeChar | n.mode&0o777
 	n.size, n.offset, n.kids = 0, 0, 0
 }
@@ -136,7 +175,9 @@ func (x *index) link(parent uint32, name []byte, m *member) {
 		x.lost(string(m.path), "the hard link, whose target is no regular file")
 		return
 	}
-	x.put(parent, name, target)
+	x.all.at(target).flags |= flagLinked
+	x.replace(parent, name, target, m)
+	x.nameLosses(m, name)
 }
 
 // place sets where the contents of a file are, and says whether it has a place.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -16,70 +17,116 @@ const (
 	maxMtime = 1<<36 - 1
 )
 
-// losses reports what a member has and the format cannot hold.
-func (x *index) losses(m *member, mode uint64) {
-	lost := func(format string, args ...any) { x.lost(string(m.path), fmt.Sprintf(format, args...)) }
+func (x *index) lostOf(m *member, format string, args ...any) {
+	x.lost(string(m.path), fmt.Sprintf(format, args...))
+}
+
+// typeName names a type that the format does not have.
+func typeName(typeflag byte) string {
+	switch typeflag {
+	case '7':
+		return "a contiguous file"
+	case 'S':
+		return "a GNU sparse file"
+	case 'L', 'K', 'x':
+		return "a long name or extended header without the magic number of one"
+	case 'V', 'M', 'D', 'N':
+		return fmt.Sprintf("GNU's %q", typeflag)
+	}
+	return fmt.Sprintf("%q", typeflag)
+}
+
+// nameLosses reports what a member's names cannot be: those that the format reads
+// otherwise than POSIX, and those that Linux does not allow.
+func (x *index) nameLosses(m *member, name []byte) {
+	switch {
+	case len(name) > maxLinuxName:
+		x.lostOf(m, "the whole entry, whose name is longer than Linux allows: %d bytes", len(name))
+	case !ValidName(string(name)):
+		x.lostOf(m, "the whole entry, whose name Linux does not allow: %q", name)
+	}
+	if m.header.typeflag() == '2' && len(m.link) > maxLinuxPath {
+		x.lostOf(m, "its target, which is longer than Linux allows: %d bytes", len(m.link))
+	}
+	for key, value := range paxRecords(m.pax) {
+		switch {
+		case key == nil:
+			x.lostOf(m, "what its extended header says from here on, which is malformed: %.60q", value)
+		case string(key) == "path" && !bytes.Equal(value, m.path):
+			x.lostOf(m, "path %.200q of the extended header: another counts", value)
+		case string(key) == "linkpath" && !bytes.Equal(value, m.link) && strings.IndexByte("12", m.header.typeflag()) >= 0:
+			x.lostOf(m, "target %.200q of the extended header: %.200q counts", value, m.link)
+		}
+	}
+}
+
+// rootLosses reports what an entry for the root says in vain.
+func (x *index) rootLosses(m *member, mode uint64) {
 	uid, _ := m.header.uid()
 	gid, _ := m.header.gid()
-	if len(x.parts) == 0 && (mode&0o777 != 0o555 || uid != 0 || gid != 0) {
-		lost("mode %03o and owner %d:%d of the root directory, which has 555 and 0:0", mode&0o777, uid, gid)
+	if mode&0o777 != 0o555 || uid != 0 || gid != 0 {
+		x.lostOf(m, "mode %03o and owner %d:%d of the root directory, which has 555 and 0:0", mode&0o777, uid, gid)
 	}
+}
+
+// losses reports what a member has and the format cannot hold.
+func (x *index) losses(m *member, mode uint64) {
 	for _, bit := range []struct {
 		mask uint64
 		name string
 	}{{0o4000, "setuid"}, {0o2000, "setgid"}, {0o1000, "sticky bit"}} {
 		if mode&bit.mask != 0 {
-			lost("%s", bit.name)
+			x.lost(string(m.path), bit.name)
 		}
 	}
+	uid, uidErr := m.header.uid()
+	gid, gidErr := m.header.gid()
+	if uidErr != nil || gidErr != nil {
+		x.lostOf(m, "its owner, which is no number and becomes %d:%d", uid, gid)
+	}
 	if uid > math.MaxUint32 || gid > math.MaxUint32 {
-		lost("high bits of owner %d:%d", uid, gid)
+		x.lostOf(m, "high bits of owner %d:%d", uid, gid)
 	}
-	mtime, _ := m.header.mtime()
+	mtime, err := m.header.mtime()
+	if err != nil {
+		x.lost(string(m.path), "its time, which is no number and becomes 0")
+	}
 	if mtime > maxMtime {
-		lost("high bits of its time, which is %d", int64(mtime))
-	}
-	if len(x.parts) > 0 && len(x.parts[len(x.parts)-1]) > maxLinuxName {
-		lost("the whole entry, whose name is longer than Linux allows: %d bytes", len(x.parts[len(x.parts)-1]))
-	}
-	if m.header.typeflag() == '2' && len(m.link) > maxLinuxPath {
-		lost("its target, which is longer than Linux allows: %d bytes", len(m.link))
+		x.lostOf(m, "high bits of its time, which is %d", int64(mtime))
 	}
 	for key, value := range paxRecords(m.pax) {
-		if what := paxLoss(m, string(key), value); what != "" {
-			lost("%s", what)
+		if what := paxLoss(m, string(key), value, uid, gid, mtime); what != "" {
+			x.lost(string(m.path), what)
 		}
 	}
 }
 
 // paxLoss says what of a record of an extended header is lost, if anything is.
-func paxLoss(m *member, key string, value []byte) string {
-	header := func(read func() (uint64, error)) uint64 {
-		n, _ := read()
-		return n
-	}
+func paxLoss(m *member, key string, value []byte, uid, gid, mtime uint64) string {
 	for _, prefix := range []string{"SCHILY.xattr.", "LIBARCHIVE.xattr."} {
-		if name, ok := bytes.CutPrefix([]byte(key), []byte(prefix)); ok {
-			return fmt.Sprintf("extended attribute %q", name)
+		if name, ok := strings.CutPrefix(key, prefix); ok {
+			return fmt.Sprintf("extended attribute %s", name)
 		}
 	}
 	differs := func(is uint64) bool {
-		n, err := strconv.ParseUint(string(value), 10, 64)
+		n, err := parseDecimal(string(value))
 		return err != nil || n != is
 	}
 	switch {
 	case key == "SCHILY.fflags":
 		return fmt.Sprintf("file flags %q", value)
-	case len(key) > 11 && key[:11] == "SCHILY.acl.":
+	case strings.HasPrefix(key, "SCHILY.acl."):
 		return "access control list"
-	case len(key) > 11 && key[:11] == "GNU.sparse.":
-		return fmt.Sprintf("%s %.100q: the file has its condensed form as content", key, value)
-	case key == "uid" && differs(header(m.header.uid)), key == "gid" && differs(header(m.header.gid)):
+	case key == "GNU.sparse.size", key == "GNU.sparse.realsize":
+		return fmt.Sprintf("its holes and size %.40q: it has the condensed form of a sparse file as content", value)
+	case key == "GNU.sparse.name":
+		return fmt.Sprintf("its name %.200q", value)
+	case key == "uid" && differs(uid), key == "gid" && differs(gid):
 		return fmt.Sprintf("%s %.40q of the extended header: the header's counts", key, value)
 	case key == "size" && differs(m.size):
-		return fmt.Sprintf("size %.40q of the extended header: the header's counts", value)
+		return fmt.Sprintf("size %.40q of the extended header: %d counts", value, m.size)
 	case key == "mtime":
-		return paxTimeLoss(value, header(m.header.mtime))
+		return paxTimeLoss(value, mtime)
 	}
 	return ""
 }
@@ -98,20 +145,26 @@ func paxTimeLoss(value []byte, mtime uint64) string {
 }
 
 // paxRecords yields the records of an extended header as POSIX has them, each as
-// long as it says, until one is malformed.
+// long as it says. If one is malformed, it yields the rest without a key and ends.
 func paxRecords(b []byte) func(yield func(key, value []byte) bool) {
 	return func(yield func(key, value []byte) bool) {
 		for len(b) > 0 {
-			length, _, ok := bytes.Cut(b, []byte{' '})
-			n, err := strconv.Atoi(string(length))
-			if !ok || err != nil || n <= len(length)+1 || n > len(b) {
+			length, _, ok := bytes.Cut(b[:min(len(b), 20)], []byte{' '})
+			n, err := strconv.ParseUint(string(length), 10, 32)
+			end := int(n)
+			if !ok || err != nil || end <= len(length)+1 || end > len(b) || b[end-1] != '\n' {
+				yield(nil, b)
 				return
 			}
-			key, value, ok := bytes.Cut(b[len(length)+1:n-1], []byte{'='})
-			if !ok || !yield(key, value) {
+			key, value, ok := bytes.Cut(b[len(length)+1:end-1], []byte{'='})
+			if !ok {
+				yield(nil, b)
 				return
 			}
-			b = b[n:]
+			if !yield(key, value) {
+				return
+			}
+			b = b[end:]
 		}
 	}
 }

@@ -16,18 +16,25 @@ var errTooMany = errors.New("more files and directories than a layer may have")
 // but directories and long symbolic links. It takes 40 bytes.
 type node struct {
 	mode     uint16
-	opaque   bool
+	flags    uint8
 	hmtime   uint8 // bits 32..35 of the time
 	uid, gid uint32
 	lmtime   uint32
 	ino      uint32 // 0 until it is numbered
+	kids     uint32 // its list of children, 0 for none
 	size     uint64
 	offset   uint64
-	kids     uint32 // its list of children, 0 for none
 }
+
+// flagLinked is the flag of a node with several names. Unlike flagOpaque it is not
+// written.
+const flagLinked = 0x80
 
 func (n *node) isDir() bool     { return n.mode&modeType == modeDir }
 func (n *node) isRegular() bool { return n.mode&modeType == modeRegular }
+func (n *node) isWhiteout() bool {
+	return n.mode&modeType == modeChar && n.offset == 0
+}
 func (n *node) isDevice() bool {
 	return n.mode&modeType == modeChar || n.mode&modeType == modeBlock
 }
@@ -36,7 +43,7 @@ func (n *node) isSymlink() bool { return n.mode&modeType == modeSymlink }
 // inode returns the node as the inode table has it.
 func (n *node) inode() Inode {
 	return Inode{
-		Ino: uint64(n.ino), Mode: uint32(n.mode), Opaque: n.opaque, UID: n.uid, GID: n.gid,
+		Ino: uint64(n.ino), Mode: uint32(n.mode), Opaque: n.flags&flagOpaque != 0, UID: n.uid, GID: n.gid,
 		Mtime: int64(n.hmtime&0xf)<<32 | int64(n.lmtime), Size: n.size, offset: n.offset,
 	}
 }

@@ -94,6 +94,8 @@ func (s *scanner) Close() error {
 	switch {
 	case s.ended:
 		return nil
+	case s.have > 0 && s.last == nil:
+		return fmt.Errorf("%w: ends at %d within its first header", ErrTar, s.pos)
 	case s.have > 0:
 		return fmt.Errorf("%w: ends at %d within a header, after %s", ErrTar, s.pos, s.whose())
 	case s.skip > 0 || s.gather > 0 || s.sparse:
@@ -108,7 +110,7 @@ func (s *scanner) Close() error {
 func (s *scanner) whose() string {
 	switch {
 	case s.last == nil:
-		return "no member"
+		return "its beginning"
 	case s.announce:
 		return fmt.Sprintf("the long name or extended header %.200q", s.last)
 	}
@@ -165,7 +167,7 @@ func (s *scanner) next() error {
 // sizes checks the header and returns how many bytes the member has, without and
 // with padding.
 func (s *scanner) sizes() (size, padded uint64, err error) {
-	if err := s.block.checkSum(); err != nil {
+	if err = s.block.checkSum(); err != nil {
 		return 0, 0, err
 	}
 	if size, err = s.block.size(); err != nil {

@@ -34,7 +34,7 @@ func build(ctx context.Context, blob, file string, stdin io.Reader, stdout, stde
 	}()
 	out := bufio.NewWriterSize(dst, 1<<20)
 	layer, err := tardev.Build(ctx, out, src, tardev.BuildOptions{
-		Lost:    func(path, what string) { fmt.Fprintf(stderr, "warning: %s: %s is lost\n", path, what) },
+		Lost:    func(path, what string) { fmt.Fprintf(stderr, "warning: %q loses %s\n", path, what) },
 		TempDir: filepath.Dir(file),
 	})
 	if err != nil {

@@ -79,7 +79,7 @@ func cacheLayer(ctx context.Context, l v1.Layer, entries []cacheEntry, stderr io
 	}
 	defer blob.Close()
 	built, err := tardev.Build(ctx, io.Discard, blob, tardev.BuildOptions{Lost: func(path, what string) {
-		fmt.Fprintf(stderr, "warning: %s: %s: %s is lost\n", diffID, path, what)
+		fmt.Fprintf(stderr, "warning: %s: %q loses %s\n", diffID, path, what)
 	}})
 	if err != nil {
 		return cacheEntry{}, fmt.Errorf("layer %s: %w", diffID, err)

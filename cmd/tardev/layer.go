@@ -49,8 +49,8 @@ func verify(ctx context.Context, path, rootHash string, stdout io.Writer) error 
 	return nil
 }
 
-// inspect lists a layer, the way ls does.
-func inspect(path string, stdout io.Writer) error {
+// inspect lists a layer, the way ls does, and what is in its tar and not in it.
+func inspect(ctx context.Context, path string, stdout io.Writer) error {
 	l, err := openLayer(path)
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func inspect(path string, stdout io.Writer) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	fmt.Fprintf(stdout, "root hash  %s (as the file says; verify checks it)\nprotected  %d bytes\nfile       %d bytes\n\n", hash, l.data, l.size)
-	return fs.WalkDir(fsys, ".", func(name string, _ fs.DirEntry, err error) error {
+	err = fs.WalkDir(fsys, ".", func(name string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
@@ -79,6 +79,20 @@ func inspect(path string, stdout io.Writer) error {
 		}
 		return list(stdout, fsys, name, info)
 	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(stdout)
+	lost := 0
+	err = fsys.Review(ctx, tardev.BuildOptions{Lost: func(path, what string) {
+		lost++
+		fmt.Fprintf(stdout, "lost of %q: %s\n", path, what)
+	}})
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	fmt.Fprintf(stdout, "%d losses; the index is the one that the tar makes\n", lost)
+	return nil
 }
 
 func list(w io.Writer, fsys *tardev.FS, name string, info fs.FileInfo) error {

@@ -63,13 +63,13 @@ func command(stdin io.Reader, stdout, stderr io.Writer) *cli.Command {
 			},
 			{
 				Name: "inspect", ArgsUsage: "FILE",
-				Usage: "list the files of a layer, its sizes and its root hash",
-				Action: func(_ context.Context, c *cli.Command) error {
+				Usage: "list the files of a layer, what it lost of its tar, its sizes and its root hash",
+				Action: func(ctx context.Context, c *cli.Command) error {
 					args, err := arguments(c, 1)
 					if err != nil {
 						return err
 					}
-					return inspect(args[0], stdout)
+					return inspect(ctx, args[0], stdout)
 				},
 			},
 			{

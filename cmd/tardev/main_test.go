@@ -96,14 +96,14 @@ func layerFrom(t *testing.T, blob []byte) (file, rootHash, stderr string) {
 
 func TestBuildVerifyInspect(t *testing.T) {
 	file, hash, stderr := layerFrom(t, exampleBlob(t))
-	if want := "warning: dir/a: setuid is lost\n"; stderr != want {
+	if want := "warning: \"dir/a\" loses setuid\n"; stderr != want {
 		t.Errorf("warned %q, want %q", stderr, want)
 	}
 	if out, _ := mustRun(t, "verify", "--root-hash", hash, file); !strings.Contains(out, hash) {
 		t.Errorf("verify printed %q", out)
 	}
 	out, _ := mustRun(t, "inspect", file)
-	for _, want := range []string{hash, `"dir/a"`, `"dir/b"`, `"outside" -> "../../etc/passwd"`, `"dir/gone"  whiteout`} {
+	for _, want := range []string{hash, `"dir/a"`, `"dir/b"`, `"outside" -> "../../etc/passwd"`, `"dir/gone"  whiteout`, "lost of \"dir/a\": setuid\n1 losses"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("inspect lacks %s:\n%s", want, out)
 		}
