@@ -1,11 +1,14 @@
 package conformance
 
 import (
+	"encoding/json"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/api/types"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -18,6 +21,14 @@ func TestInfo(t *testing.T) {
 		var info types.RuntimeInfo
 		if err := proto.Unmarshal(out, &info); err != nil || info.Name != "io.containerd.kata-cc.v2" || info.Version.GetVersion() == "" {
 			t.Errorf("%v answers %v, %v", args, &info, err)
+		}
+		if url := info.GetFeatures().GetTypeUrl(); url != "types.containerd.io/opencontainers/runtime-spec/1/features/Features" {
+			t.Fatalf("features are %q", url)
+		}
+		// containerd's CRI offers recursively read-only mounts if "rro" is there.
+		var f features.Features
+		if err := json.Unmarshal(info.Features.Value, &f); err != nil || !slices.Contains(f.MountOptions, "rro") || f.OCIVersionMin == "" || f.OCIVersionMax == "" {
+			t.Errorf("features %+v, %v", f, err)
 		}
 	}
 }
