@@ -132,13 +132,24 @@ func join(ctx context.Context, h *netlink.Handle, link netlink.Link, name string
 	return f, nil
 }
 
-// addIngress gives a link a queueing discipline for what it receives. The kernel
-// is busy while another one is being taken away.
+// addIngress gives a link a queueing discipline for what it receives.
 func addIngress(ctx context.Context, h *netlink.Handle, link netlink.Link) error {
+	err := whileBusy(ctx, func() error { return h.QdiscAdd(ingress(link)) })
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("%s has an ingress qdisc already: joined to another machine? %w", link.Attrs().Name, errdefs.ErrAlreadyExists)
+	}
+	if err != nil {
+		return fmt.Errorf("add ingress qdisc to %s: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// whileBusy repeats what the kernel answers with EBUSY, as it does for a moment
+// while another queueing discipline is being taken away.
+func whileBusy(ctx context.Context, do func() error) error {
 	var err error
 	for attempt := range busyAttempts {
-		err = h.QdiscAdd(ingress(link))
-		if !errors.Is(err, unix.EBUSY) {
+		if err = do(); !errors.Is(err, unix.EBUSY) {
 			break
 		}
 		select {
@@ -147,13 +158,7 @@ func addIngress(ctx context.Context, h *netlink.Handle, link netlink.Link) error
 		case <-time.After(time.Duration(attempt+1) * busyPause):
 		}
 	}
-	if errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("%s has an ingress qdisc already: joined to another machine? %w", link.Attrs().Name, errdefs.ErrAlreadyExists)
-	}
-	if err != nil {
-		return fmt.Errorf("add ingress qdisc to %s: %w", link.Attrs().Name, err)
-	}
-	return nil
+	return err
 }
 
 func delIngress(h *netlink.Handle, link netlink.Link) error {

@@ -128,12 +128,16 @@ func TestLinkAddedWhileThePodRuns(t *testing.T) {
 	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", far).Run() })
 	ip("address", "add", "198.51.100.1/24", "dev", far)
 	ip("link", "set", far, "up")
+	ip("address", "add", "2001:db8::1/64", "dev", far, "nodad")
 	inPod("address", "add", "198.51.100.2/24", "dev", "net1")
+	inPod("address", "add", "2001:db8::2/64", "dev", "net1", "nodad")
 	inPod("link", "set", "net1", "up")
-	eventually(t, "the guest reaches the host by the new link", func() bool {
-		_, err := c.Exec(t.Context(), id, "/bin/busybox", "ping", "-c", "1", "-W", "1", "198.51.100.1")
-		return err == nil
-	})
+	for _, address := range []string{"198.51.100.1", "2001:db8::1"} {
+		eventually(t, "the guest reaches the host at "+address, func() bool {
+			_, err := c.Exec(t.Context(), id, "/bin/busybox", "ping", "-c", "1", "-W", "1", address)
+			return err == nil
+		})
+	}
 	ip("link", "del", far)
 	eventually(t, "the guest has lost the link", func() bool {
 		out, err := c.Exec(t.Context(), id, "/bin/busybox", "ip", "link")
