@@ -62,6 +62,9 @@ func (c *Config) override(key, value string) error {
 		}
 		c.Hypervisor.DefaultMemoryMiB = n
 	case "kernel_params":
+		if c.Hypervisor.Confidential {
+			return fmt.Errorf("a machine with protected memory has the command line of its launch image: %w", errdefs.ErrFailedPrecondition)
+		}
 		if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) {
 			return fmt.Errorf("%q has characters that do not belong on a command line: %w", value, errdefs.ErrInvalidArgument)
 		}

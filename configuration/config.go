@@ -26,23 +26,35 @@ type Config struct {
 	Agent      Agent
 	Runtime    Runtime
 
-	hostCPUs int
-	enabled  []*regexp.Regexp // annotations that pods may use, anchored
+	hostCPUs    int
+	initrdBytes int64            // of the initial ramdisk
+	enabled     []*regexp.Regexp // annotations that pods may use, anchored
 }
 
 // Hypervisor is the table [hypervisor.clh].
 type Hypervisor struct {
 	Path              string   // VMM, absolute
-	Kernel            string   // absolute
+	Confidential      bool     // protected memory (SEV-SNP), launched from IGVM
+	IGVM              string   // absolute; empty unless Confidential
+	Kernel            string   // absolute; empty if Confidential
 	Initrd            string   // absolute; empty: the kernel mounts Image
 	Image             string   // absolute; empty: Initrd is the whole guest
 	KernelParams      string   // added last to the guest's command line
 	DefaultVCPUs      float64  // of every machine, before the workload's
 	DefaultMaxVCPUs   uint32   // 0: no limit of its own
 	DefaultMemoryMiB  uint64   // of every machine, before the workload's
+	Hugepages         bool     // the machine's memory is of huge pages
+	DiskRate          Rate     // of each disk
+	NICRate           Rate     // of each network interface
 	Debug             bool     // console of the guest and log of the VMM are kept
 	DisableSeccomp    bool     // run the VMM without its own system call filter
 	EnableAnnotations []string // regular expressions over whole names
+}
+
+// Rate limits a device; zero is no limit. A burst is given once, at the start.
+type Rate struct {
+	Bytes, BytesBurst uint64 // per second; once
+	Ops, OpsBurst     uint64 // per second; once
 }
 
 // Agent is the table [agent.kata].
@@ -61,6 +73,7 @@ type Runtime struct {
 	DefaultWorkloadMiB     uint64  // for a pod without a memory limit
 	DefaultWorkloadVCPUs   float64 // for a pod without a CPU limit
 	CreateContainerTimeout time.Duration
+	AllowMissingPolicy     bool // machines with protected memory for pods without a policy too
 }
 
 // NetworkModel says how a machine is joined to the pod's network namespace.
@@ -76,7 +89,11 @@ const (
 const DebugConsolePort = 1026
 
 // KernelParams is what the configuration adds to the guest's command line.
+// A launch image has its own, to which nothing can be added.
 func (c *Config) KernelParams() string {
+	if c.Hypervisor.Confidential {
+		return ""
+	}
 	var params []string
 	if c.Agent.Debug {
 		params = append(params, "agent.log=debug")

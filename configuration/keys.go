@@ -25,6 +25,17 @@ type clhTable struct {
 	BlockDeviceDriver     string   `toml:"block_device_driver"`
 	DisableBlockDeviceUse bool     `toml:"disable_block_device_use"`
 	ConfidentialGuest     bool     `toml:"confidential_guest"`
+	SEVSNPGuest           bool     `toml:"sev_snp_guest"`
+	IGVM                  string   `toml:"igvm"`
+	EnableHugepages       bool     `toml:"enable_hugepages"`
+	DiskBandwidth         uint64   `toml:"disk_rate_limiter_bw_max_rate"` // bits per second
+	DiskBandwidthBurst    uint64   `toml:"disk_rate_limiter_bw_one_time_burst"`
+	DiskOps               uint64   `toml:"disk_rate_limiter_ops_max_rate"`
+	DiskOpsBurst          uint64   `toml:"disk_rate_limiter_ops_one_time_burst"`
+	NetBandwidth          uint64   `toml:"net_rate_limiter_bw_max_rate"` // bits per second
+	NetBandwidthBurst     uint64   `toml:"net_rate_limiter_bw_one_time_burst"`
+	NetOps                uint64   `toml:"net_rate_limiter_ops_max_rate"`
+	NetOpsBurst           uint64   `toml:"net_rate_limiter_ops_one_time_burst"`
 	EnableDebug           bool     `toml:"enable_debug"`
 	DisableSeccomp        bool     `toml:"disable_seccomp"`
 	EnableAnnotations     []string `toml:"enable_annotations"`
@@ -46,6 +57,7 @@ type runtimeTable struct {
 	DefaultWorkloadMem     uint32  `toml:"static_sandbox_default_workload_mem"` // MiB
 	DefaultWorkloadVCPUs   float64 `toml:"static_sandbox_default_workload_vcpus"`
 	CreateContainerTimeout uint32  `toml:"create_container_timeout"` // seconds
+	AllowMissingPolicy     bool    `toml:"allow_missing_policy"`
 }
 
 // defaults is what holds where the file says nothing.
@@ -63,7 +75,7 @@ var ignored = map[string]string{
 	"hypervisor.clh": `block_device_aio block_device_cache_direct block_device_cache_noflush
 		block_device_cache_set block_device_logical_sector_size block_device_physical_sector_size
 		cold_plug_vfio cpu_features ctlpath default_bridges default_maxmemory disable_guest_selinux
-		disable_image_nvdimm disable_nesting_checks disable_selinux disable_vhost_net enable_hugepages
+		disable_image_nvdimm disable_nesting_checks disable_selinux disable_vhost_net
 		enable_iommu enable_iommu_platform enable_iothreads enable_mem_prealloc enable_numa
 		enable_vhost_user_store enable_virtio_mem entropy_source extra_monitor_socket file_mem_backend
 		firmware_volume guest_memory_dump_paging guest_memory_dump_path hot_plug_vfio
@@ -87,31 +99,21 @@ var ignored = map[string]string{
 // refused are keys of Kata Containers that change what the operator gets, and
 // that cannot be had here. Set to anything but their zero value they are errors.
 var refused = map[string]string{
-	"hypervisor.clh.igvm":                                 "machines with protected memory cannot be made yet",
-	"hypervisor.clh.sev_snp_guest":                        "machines with protected memory cannot be made yet",
-	"hypervisor.clh.snp_id_auth":                          "machines with protected memory cannot be made yet",
-	"hypervisor.clh.snp_id_block":                         "machines with protected memory cannot be made yet",
-	"hypervisor.clh.firmware":                             "the guest is booted from its kernel",
-	"hypervisor.clh.kernel_verity_params":                 "put them into kernel_params",
-	"hypervisor.clh.rootless":                             "the VMM runs as the user of the shim",
-	"hypervisor.clh.guest_hook_path":                      "hooks of the guest are not run",
-	"hypervisor.clh.guest_extension_images":               "the guest has one root file system",
-	"hypervisor.clh.enable_guest_swap":                    "the guest has no swap space",
-	"hypervisor.clh.net_rate_limiter_bw_max_rate":         "rates are not limited",
-	"hypervisor.clh.net_rate_limiter_bw_one_time_burst":   "rates are not limited",
-	"hypervisor.clh.net_rate_limiter_ops_max_rate":        "rates are not limited",
-	"hypervisor.clh.net_rate_limiter_ops_one_time_burst":  "rates are not limited",
-	"hypervisor.clh.disk_rate_limiter_bw_max_rate":        "rates are not limited",
-	"hypervisor.clh.disk_rate_limiter_bw_one_time_burst":  "rates are not limited",
-	"hypervisor.clh.disk_rate_limiter_ops_max_rate":       "rates are not limited",
-	"hypervisor.clh.disk_rate_limiter_ops_one_time_burst": "rates are not limited",
-	"agent.kata.enable_tracing":                           "there is no tracing",
-	"agent.kata.container_pipe_size":                      "the agent chooses the size of its pipes",
-	"runtime.guest_selinux_label":                         "the guest has no SELinux",
-	"runtime.enable_vcpus_pinning":                        "processors are not pinned",
-	"runtime.sandbox_bind_mounts":                         "the guest shares no files with the host",
-	"runtime.disable_guest_empty_dir":                     "an emptyDir lives in the guest: it shares no files with the host",
-	"runtime.experimental":                                "there are no experimental features",
-	"runtime.experimental_force_guest_pull":               "images are not pulled in the guest",
-	"runtime.dan_conf":                                    "interfaces come from the network namespace",
+	"hypervisor.clh.snp_id_auth":            "the VMM's API has no place for it",
+	"hypervisor.clh.snp_id_block":           "the VMM's API has no place for it",
+	"hypervisor.clh.firmware":               "the guest is booted from its kernel",
+	"hypervisor.clh.kernel_verity_params":   "put them into kernel_params",
+	"hypervisor.clh.rootless":               "the VMM runs as the user of the shim",
+	"hypervisor.clh.guest_hook_path":        "hooks of the guest are not run",
+	"hypervisor.clh.guest_extension_images": "the guest has one root file system",
+	"hypervisor.clh.enable_guest_swap":      "the guest has no swap space",
+	"agent.kata.enable_tracing":             "there is no tracing",
+	"agent.kata.container_pipe_size":        "the agent chooses the size of its pipes",
+	"runtime.guest_selinux_label":           "the guest has no SELinux",
+	"runtime.enable_vcpus_pinning":          "processors are not pinned",
+	"runtime.sandbox_bind_mounts":           "the guest shares no files with the host",
+	"runtime.disable_guest_empty_dir":       "an emptyDir lives in the guest: it shares no files with the host",
+	"runtime.experimental":                  "there are no experimental features",
+	"runtime.experimental_force_guest_pull": "images are not pulled in the guest",
+	"runtime.dan_conf":                      "interfaces come from the network namespace",
 }

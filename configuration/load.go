@@ -140,6 +140,12 @@ func (f *file) decode(path, text string) (warnings []string, err error) {
 	return warnings, errors.Join(errs...)
 }
 
+// rule is a condition that a configuration must not meet.
+type rule struct {
+	broken bool
+	text   string
+}
+
 // check turns what was read into a Config.
 func (f *file) check(c *Config) error {
 	if !f.haveCLH {
@@ -150,29 +156,26 @@ func (f *file) check(c *Config) error {
 	bad := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...))
 	}
-	for _, p := range []struct{ key, path string }{{"path", h.Path}, {"kernel", h.Kernel}, {"initrd", h.Initrd}, {"image", h.Image}} {
+	for _, p := range []struct{ key, path string }{{"path", h.Path}, {"kernel", h.Kernel}, {"initrd", h.Initrd}, {"image", h.Image}, {"igvm", h.IGVM}} {
 		if err := checkPath(p.path); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.key, err))
 		}
 	}
-	for _, rule := range []struct {
-		broken bool
-		text   string
-	}{
+	rules := []rule{
 		{h.Path == "", "path is missing: which VMM to run"},
-		{h.Kernel == "", "kernel is missing: what the guest boots"},
-		{(h.Initrd == "") == (h.Image == "") && (h.Image == "" || !strings.Contains(" "+h.KernelParams, " kata.root_hash=")),
+		{!h.ConfidentialGuest && h.Kernel == "", "kernel is missing: what the guest boots"},
+		{!h.ConfidentialGuest && (h.Initrd == "") == (h.Image == "") && (h.Image == "" || !strings.Contains(" "+h.KernelParams, " kata.root_hash=")),
 			"one of initrd and image must be set, and both only with kata.root_hash= in kernel_params"},
 		{h.SharedFS != "none", `shared_fs must be "none": the guest shares no files with the host`},
 		{h.BlockDeviceDriver != "virtio-blk", `block_device_driver must be "virtio-blk"`},
 		{h.DisableBlockDeviceUse, "disable_block_device_use must be false: layers are block devices"},
-		{h.ConfidentialGuest, "confidential_guest = true: machines with protected memory cannot be made yet"},
 		{h.DefaultVCPUs < 0, "default_vcpus must not be negative"},
 		{!r.StaticSizing, "static_sandbox_resource_mgmt must be true: a machine is not resized while it runs"},
 		{r.DefaultWorkloadVCPUs < 0, "static_sandbox_default_workload_vcpus must not be negative"},
 		{r.DisableNewNetNS && r.Model != "none", `disable_new_netns needs internetworking_model = "none"`},
 		{!slices.Contains([]string{"default", "tcfilter", "none"}, r.Model), `internetworking_model must be "tcfilter" or "none"`},
-	} {
+	}
+	for _, rule := range slices.Concat(rules, checkConfidential(h), checkRates(h)) {
 		if rule.broken {
 			bad("%s", rule.text)
 		}
@@ -185,6 +188,7 @@ func (f *file) check(c *Config) error {
 		}
 		c.enabled = append(c.enabled, re)
 	}
+	c.Warnings = append(c.Warnings, withoutEffect(h, a)...)
 	f.fill(c, h, a, r)
 	return errors.Join(errs...)
 }
@@ -196,7 +200,16 @@ func (f *file) fill(c *Config, h clhTable, a agentTable, r runtimeTable) {
 	c.Hypervisor = Hypervisor{
 		Path: h.Path, Kernel: h.Kernel, Initrd: h.Initrd, Image: h.Image, KernelParams: h.KernelParams,
 		DefaultVCPUs: h.DefaultVCPUs, DefaultMaxVCPUs: h.DefaultMaxVCPUs, DefaultMemoryMiB: uint64(h.DefaultMemory),
-		Debug: h.EnableDebug, DisableSeccomp: h.DisableSeccomp, EnableAnnotations: h.EnableAnnotations,
+		Confidential: h.ConfidentialGuest, IGVM: h.IGVM, Hugepages: h.EnableHugepages,
+		DiskRate: rate(h.DiskBandwidth, h.DiskBandwidthBurst, h.DiskOps, h.DiskOpsBurst),
+		NICRate:  rate(h.NetBandwidth, h.NetBandwidthBurst, h.NetOps, h.NetOpsBurst),
+		Debug:    h.EnableDebug, DisableSeccomp: h.DisableSeccomp, EnableAnnotations: h.EnableAnnotations,
+	}
+	if info, err := os.Stat(h.Initrd); err == nil { // it has been looked at before
+		c.initrdBytes = info.Size()
+	}
+	if h.ConfidentialGuest {
+		c.Hypervisor.Kernel, c.Hypervisor.KernelParams = "", ""
 	}
 	c.Agent = Agent{
 		Debug: a.EnableDebug, DebugConsole: a.DebugConsoleEnabled, KernelModules: a.KernelModules,
@@ -206,6 +219,7 @@ func (f *file) fill(c *Config, h clhTable, a agentTable, r runtimeTable) {
 		Debug: r.EnableDebug, Network: TCFilter, DisableGuestSeccomp: r.DisableGuestSeccomp,
 		DefaultWorkloadMiB: uint64(r.DefaultWorkloadMem), DefaultWorkloadVCPUs: r.DefaultWorkloadVCPUs,
 		CreateContainerTimeout: time.Duration(r.CreateContainerTimeout) * time.Second,
+		AllowMissingPolicy:     r.AllowMissingPolicy,
 	}
 	if r.Model == "none" {
 		c.Runtime.Network = NoNetwork

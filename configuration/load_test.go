@@ -1,6 +1,7 @@
 package configuration
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -125,7 +126,12 @@ func TestMistakesAreNamed(t *testing.T) {
 		"default_memory = -1":                               ":5: ",
 		"default_vcpus = ":                                  ":5: ",
 		"confidential_guest = true":                         "confidential_guest",
-		"sev_snp_guest = true":                              ":5: hypervisor.clh.sev_snp_guest = true cannot be had",
+		"sev_snp_guest = true":                              "sev_snp_guest = true needs confidential_guest = true",
+		"confidential_guest = true\nsev_snp_guest = true":   "igvm is missing",
+		"igvm = \"DIR/initrd\"":                             "igvm needs confidential_guest = true",
+		"snp_id_block = \"x\"":                              ":5: hypervisor.clh.snp_id_block = x cannot be had",
+		"net_rate_limiter_bw_one_time_burst = 800":          "net_rate_limiter_bw_one_time_burst needs net_rate_limiter_bw_max_rate",
+		"disk_rate_limiter_bw_max_rate = 7":                 "less than a byte per second",
 		"shared_fs = \"virtio-fs\"":                         "shared_fs must be \"none\"",
 		"block_device_driver = \"virtio-scsi\"":             "block_device_driver",
 		"image = \"DIR/initrd\"":                            "one of initrd and image",
@@ -259,10 +265,10 @@ func TestSize(t *testing.T) {
 		"workload defaults":                  {"default_memory = 512\n[runtime]\nstatic_sandbox_default_workload_mem = 256\nstatic_sandbox_default_workload_vcpus = 1.5\n", Workload{}, Size{3, 768}},
 		"defaults give way to limits":        {"default_memory = 512\n[runtime]\nstatic_sandbox_default_workload_mem = 256\n", pod("0", "1048576"), Size{1, 513}},
 		"only the workload":                  {"default_vcpus = 0\ndefault_memory = 0\n", pod("200000", "1073741824"), Size{2, 1024}},
+		"huge pages":                         {"default_memory = 511\nenable_hugepages = true\n", Workload{}, Size{1, 512}},
+		"as many as there can be":            {"default_vcpus = 0\n", pod("24000000", "0"), Size{240, 2048}},
 		"nothing at all":                     {"default_vcpus = 0\ndefault_memory = 0\n", Workload{}, Size{1, 2048}},
-		"very little":                        {"default_memory = 1\n", Workload{}, Size{1, 64}},
 		"limited":                            {"default_maxvcpus = 4\n", pod("6400000", "0"), Size{4, 2048}},
-		"very many":                          {"", Workload{CPUs: 1e30}, Size{240, 2048}},
 		"not numbers":                        {"", pod("x", "-5"), Size{1, 2048}},
 		"no quota":                           {"", pod("-1", ""), Size{1, 2048}},
 		"a single container": {"", ContainerWorkload(&specs.LinuxResources{
@@ -274,8 +280,44 @@ func TestSize(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if got := cfg.Size(c.load); got != c.want {
-			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		if got, err := cfg.Size(c.load); err != nil || got != c.want {
+			t.Errorf("%s: %+v, %v, want %+v", name, got, err, c.want)
+		}
+	}
+}
+
+func TestSizesThatDoNotBootAreRefused(t *testing.T) {
+	few, period, much := int64(1<<20), uint64(100000), int64(math.MaxInt64)
+	pod := func(cpu, memory string) Workload {
+		return PodWorkload(map[string]string{annotationCPUPeriod: "100000", annotationCPUQuota: cpu, annotationMemory: memory})
+	}
+	for name, c := range map[string]struct {
+		keys string
+		load Workload
+		want []string
+	}{
+		"a pod of 50 MiB":      {"default_memory = 0\n", pod("0", "52428800"), []string{"50 MiB does not boot", "resources.limits.memory", annotationMemory}},
+		"nearly enough":        {"default_memory = 97\n", Workload{}, []string{"97 MiB does not boot", "a guest takes 98 "}}, // the ramdisk of a byte counts as a MiB, twice
+		"a default too small":  {"default_memory = 1\n", pod("0", "0"), []string{"default_memory is 1 MiB", "static_sandbox_default_workload_mem is 0 MiB"}},
+		"too many processors":  {"", pod("24000000", "0"), []string{"241 processors", "resources.limits.cpu", "the most is 240"}},
+		"no end of memory":     {"", ContainerWorkload(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &much}}), []string{"linux.resources.memory.limit"}},
+		"no end of processors": {"", ContainerWorkload(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &much, Period: &period}}), []string{"linux.resources.cpu"}},
+		"a tiny container":     {"default_memory = 90\n", ContainerWorkload(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &few}}), []string{"91 MiB"}},
+	} {
+		cfg, err := loadText(t, c.keys)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		size, err := cfg.Size(c.load)
+		if !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %+v, %v, want invalid argument", name, size, err)
+			continue
+		}
+		for _, want := range c.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v\ndoes not say %q", name, err, want)
+			}
 		}
 	}
 }

@@ -1,9 +1,11 @@
 package configuration
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -15,15 +17,31 @@ const (
 )
 
 const (
-	minMemoryMiB = 64   // what a kernel with an agent needs at the very least
-	allMemoryMiB = 2048 // if neither configuration nor pod says anything
+	minMemoryMiB = 96      // what a kernel with an agent needs at the very least
+	allMemoryMiB = 2048    // if neither configuration nor pod says anything
+	maxMemoryMiB = 1 << 25 // 32 TiB, beyond which addresses of 46 bits end
+	hugepageMiB  = 2
 )
 
 // Workload is what the containers of a sandbox may use together.
 type Workload struct {
 	CPUs      float64 // 0: no limit
 	MemoryMiB uint64  // 0: no limit
+
+	source source
 }
+
+// source says where the limits of a workload come from, in the words of who set
+// them.
+type source struct{ cpu, memory string }
+
+var (
+	podSource = source{
+		"the sum of the containers' resources.limits.cpu (annotation " + annotationCPUQuota + ")",
+		"the sum of the containers' resources.limits.memory (annotation " + annotationMemory + ")",
+	}
+	containerSource = source{"the container's linux.resources.cpu", "the container's linux.resources.memory.limit"}
+)
 
 // Size is the size of a machine.
 type Size struct {
@@ -41,7 +59,7 @@ func PodWorkload(annotations map[string]string) Workload {
 		}
 		return n
 	}
-	return workload(number(annotationCPUQuota), number(annotationCPUPeriod), number(annotationMemory))
+	return workload(number(annotationCPUQuota), number(annotationCPUPeriod), number(annotationMemory), podSource)
 }
 
 // ContainerWorkload reads the workload of a container without a pod from its
@@ -54,11 +72,11 @@ func ContainerWorkload(r *specs.LinuxResources) Workload {
 	if r != nil && r.Memory != nil && r.Memory.Limit != nil {
 		memory = *r.Memory.Limit
 	}
-	return workload(quota, period, memory)
+	return workload(quota, period, memory, containerSource)
 }
 
-func workload(quota, period, memory int64) Workload {
-	var w Workload
+func workload(quota, period, memory int64, from source) Workload {
+	w := Workload{source: from}
 	if quota > 0 && period > 0 {
 		w.CPUs = float64(quota) / float64(period)
 	}
@@ -68,33 +86,49 @@ func workload(quota, period, memory int64) Workload {
 	return w
 }
 
-// Size gives the size of the machine for a workload. It is decided once: a
-// machine is not resized while it runs.
+// Size gives the size of the machine for a workload: the one place where it is
+// decided, from these numbers alone. A machine is not resized while it runs.
 //
 //	vCPUs  = ceil(default_vcpus + CPU limit), at least 1, at most default_maxvcpus
-//	memory = default_memory + memory limit, at least 64 MiB, 2048 MiB if both are 0
+//	memory = default_memory + memory limit, 2048 MiB if both are 0; with huge
+//	         pages rounded up to a whole one
 //
 // For a pod without a limit, static_sandbox_default_workload_vcpus and _mem take
-// the limit's place.
-func (c *Config) Size(w Workload) Size {
+// the limit's place. A size that no guest boots with is refused (InvalidArgument)
+// by the name of what asked for it, never made to fit: a pod that does not get
+// what it asks for should not start.
+func (c *Config) Size(w Workload) (Size, error) {
+	from := w.source
 	if w.CPUs == 0 {
-		w.CPUs = c.Runtime.DefaultWorkloadVCPUs
+		w.CPUs, from.cpu = c.Runtime.DefaultWorkloadVCPUs, "static_sandbox_default_workload_vcpus"
 	}
 	if w.MemoryMiB == 0 {
-		w.MemoryMiB = c.Runtime.DefaultWorkloadMiB
+		w.MemoryMiB, from.memory = c.Runtime.DefaultWorkloadMiB, "static_sandbox_default_workload_mem"
 	}
 	cpus := max(1, math.Ceil(c.Hypervisor.DefaultVCPUs+w.CPUs))
-	limit := uint32(maxVCPUs)
-	if c.Hypervisor.DefaultMaxVCPUs != 0 {
-		limit = min(limit, c.Hypervisor.DefaultMaxVCPUs)
+	if limit := c.Hypervisor.DefaultMaxVCPUs; limit != 0 {
+		cpus = min(cpus, float64(limit))
 	}
-	s := Size{VCPUs: limit, MemoryMiB: c.Hypervisor.DefaultMemoryMiB + w.MemoryMiB}
-	if cpus < float64(limit) {
-		s.VCPUs = uint32(cpus)
+	if cpus > maxVCPUs {
+		return Size{}, fmt.Errorf("a machine of %v processors cannot be had: default_vcpus is %v and %s is %v, the most is %d: %w",
+			cpus, c.Hypervisor.DefaultVCPUs, from.cpu, w.CPUs, maxVCPUs, errdefs.ErrInvalidArgument)
 	}
+	s := Size{VCPUs: uint32(cpus), MemoryMiB: c.Hypervisor.DefaultMemoryMiB + w.MemoryMiB}
 	if s.MemoryMiB == 0 {
 		s.MemoryMiB = allMemoryMiB
 	}
-	s.MemoryMiB = max(s.MemoryMiB, minMemoryMiB)
-	return s
+	if c.Hypervisor.Hugepages {
+		s.MemoryMiB += s.MemoryMiB % hugepageMiB
+	}
+	if least := c.leastMemoryMiB(); s.MemoryMiB < least || s.MemoryMiB > maxMemoryMiB {
+		return Size{}, fmt.Errorf("a machine of %d MiB does not boot: default_memory is %d MiB and %s is %d MiB, a guest takes %d to %d: %w",
+			s.MemoryMiB, c.Hypervisor.DefaultMemoryMiB, from.memory, w.MemoryMiB, least, uint64(maxMemoryMiB), errdefs.ErrInvalidArgument)
+	}
+	return s, nil
+}
+
+// leastMemoryMiB is what the configured guest boots with: a kernel and an agent,
+// and the initial ramdisk twice, packed and unpacked.
+func (c *Config) leastMemoryMiB() uint64 {
+	return minMemoryMiB + 2*uint64(c.initrdBytes+1<<20-1)>>20
 }

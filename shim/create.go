@@ -249,6 +249,10 @@ func (s *Service) newSandbox(ctx context.Context, spec *specs.Spec, config *conf
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", o.SandboxID, err)
 	}
+	vm, err := machine(spec, config, o.Type, policy)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", o.SandboxID, err)
+	}
 	resolvConf, err := mounts.ResolvConf(spec)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", o.SandboxID, err)
@@ -260,7 +264,7 @@ func (s *Service) newSandbox(ctx context.Context, spec *specs.Spec, config *conf
 	options := sandbox.Options{
 		ID:            o.SandboxID,
 		Launcher:      launcher,
-		Machine:       machine(spec, config, o.Type),
+		Machine:       vm,
 		Request:       mounts.NewSandboxRequest(spec, o, resolvConf, shmSize),
 		Policy:        policy,
 		DialTimeout:   config.Agent.DialTimeout,
@@ -287,16 +291,29 @@ func (s *Service) newSandbox(ctx context.Context, spec *specs.Spec, config *conf
 }
 
 // machine describes the machine that a sandbox needs.
-func machine(spec *specs.Spec, config *configuration.Config, kind mounts.ContainerType) hypervisor.Spec {
+func machine(spec *specs.Spec, config *configuration.Config, kind mounts.ContainerType, policy string) (hypervisor.Spec, error) {
 	workload := configuration.PodWorkload(spec.Annotations)
 	if kind == mounts.SingleContainer && spec.Linux != nil {
 		workload = configuration.ContainerWorkload(spec.Linux.Resources)
 	}
-	size := config.Size(workload)
-	return hypervisor.Spec{
-		VCPUs: size.VCPUs, MemoryMiB: size.MemoryMiB,
-		Kernel: config.Hypervisor.Kernel, Initrd: config.Hypervisor.Initrd, Image: config.Hypervisor.Image,
-		KernelParams: config.KernelParams(),
-		Debug:        config.Hypervisor.Debug,
+	size, err := config.Size(workload)
+	if err != nil {
+		return hypervisor.Spec{}, err
 	}
+	h := config.Hypervisor
+	m := hypervisor.Spec{
+		VCPUs: size.VCPUs, MemoryMiB: size.MemoryMiB, Hugepages: h.Hugepages,
+		Kernel: h.Kernel, Initrd: h.Initrd, Image: h.Image,
+		KernelParams: config.KernelParams(),
+		DiskRate:     hypervisor.Rate(h.DiskRate), NICRate: hypervisor.Rate(h.NICRate),
+		Debug: h.Debug,
+	}
+	if h.Confidential {
+		hostData, err := config.HostData(policy)
+		if err != nil {
+			return hypervisor.Spec{}, err
+		}
+		m.Confidential = &hypervisor.Confidential{IGVM: h.IGVM, HostData: hostData}
+	}
+	return m, nil
 }

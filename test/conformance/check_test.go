@@ -18,10 +18,18 @@ func isFailedPrecondition(err error) bool { return errdefs.IsFailedPrecondition(
 
 func isNotFound(err error) bool { return errdefs.IsNotFound(errgrpc.ToNative(err)) }
 
-// devices is what the VMM of a sandbox says it has.
+// devices is what the VMM of a sandbox says it is and has.
 type devices struct {
 	Disks []struct{ Path string }
 	Net   []struct{ ID string }
+
+	Payload struct {
+		Igvm     string
+		HostData string `json:"host_data"`
+	}
+	Platform struct {
+		SevSnp bool `json:"sev_snp"`
+	}
 }
 
 func (h *host) devices(sandbox string) devices {
