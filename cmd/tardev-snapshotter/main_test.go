@@ -1,18 +1,15 @@
 package main
 
 import (
-	"context"
-	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
-	"time"
 
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 )
 
 // TestMain lets the tests run this binary as the daemon.
@@ -25,60 +22,36 @@ func TestMain(m *testing.M) {
 }
 
 // TestDaemon: with a socket of its own or systemd's it answers that it is healthy,
-// for root only, and ends in peace when told to stop.
+// for root only, serves both APIs, and ends in peace when told to stop.
 func TestDaemon(t *testing.T) {
 	t.Run("own socket", func(t *testing.T) { testDaemon(t, false) })
 	t.Run("socket of systemd", func(t *testing.T) { testDaemon(t, true) })
 }
 
 func testDaemon(t *testing.T, activated bool) {
-	dir := t.TempDir()
-	socket := filepath.Join(dir, "s")
-	args := []string{"--root", filepath.Join(dir, "root"), "--address", socket, "--containerd-address", filepath.Join(dir, "none")}
-	script := `exec "$0" "$@"`
-	cmd := exec.Command("sh", append([]string{"-c", script, os.Args[0]}, args...)...)
-	if activated {
-		l, err := net.Listen("unix", socket)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := l.(*net.UnixListener).File()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		defer f.Close()
-		cmd.Args[2] = `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`
-		cmd.ExtraFiles = []*os.File{f}
-	}
-	cmd.Env = append(os.Environ(), "TARDEV_SNAPSHOTTER_TEST=1")
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
-
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	reply, err := healthpb.NewHealthClient(conn).Check(ctx, new(healthpb.HealthCheckRequest), grpc.WaitForReady(true))
+	d := startDaemon(t, daemonOptions{activated: activated})
+	reply, err := healthpb.NewHealthClient(d.conn).Check(d.ctx, new(healthpb.HealthCheckRequest))
 	if err != nil || reply.Status != healthpb.HealthCheckResponse_SERVING {
-		t.Fatalf("health %v, error %v", reply, err)
+		t.Errorf("health %v, error %v", reply, err)
 	}
-	if st, err := os.Stat(socket); err != nil || !activated && st.Mode().Perm() != 0o600 {
+	if st, err := os.Stat(d.socket); err != nil || !activated && st.Mode().Perm() != 0o600 {
 		t.Errorf("socket %v, error %v", st, err)
 	}
-	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
-		t.Fatal(err)
+	if _, err := snapshotsapi.NewSnapshotsClient(d.conn).Stat(d.ctx, &snapshotsapi.StatSnapshotRequest{Key: "none"}); status.Code(err) != codes.NotFound {
+		t.Errorf("stat: %v", err)
 	}
-	if err := cmd.Wait(); err != nil {
+	differ := diffapi.NewDiffClient(d.conn)
+	if _, err := differ.Apply(d.ctx, new(diffapi.ApplyRequest)); status.Code(err) != codes.Unimplemented {
+		t.Errorf("apply to foreign mounts: %v", err)
+	}
+	if _, err := differ.Diff(d.ctx, new(diffapi.DiffRequest)); status.Code(err) != codes.Unimplemented {
+		t.Errorf("diff: %v", err)
+	}
+	d.signal(unix.SIGTERM)
+	if err := d.wait(); err != nil {
 		t.Errorf("daemon ended with %v", err)
 	}
-	if _, err := os.Stat(socket); activated != (err == nil) {
+	if _, err := os.Stat(d.socket); activated != (err == nil) {
 		t.Errorf("socket after the end: %v", err)
 	}
 }

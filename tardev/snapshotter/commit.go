@@ -107,14 +107,14 @@ func (s *Snapshotter) commit(ctx context.Context, name string, active *snapshot,
 // layerOf acquires the layer file of a snapshot to be committed, made from the
 // blob that its labels or its name lead to.
 func (s *Snapshotter) layerOf(ctx context.Context, r *record) (made, error) {
-	m, found, err := s.layers.acquire(ctx, LayerName(r.Name), func() (made, error) {
+	m, found, err := s.layers.acquire(ctx, LayerName(r.Name), s.observed(func() (made, error) {
 		b, err := s.findBlob(inNamespace(ctx, r.Name), r)
 		if err != nil {
 			return made{}, err
 		}
 		defer b.Close()
-		return s.convert(logged(ctx, "Commit"), b, r.Name, r.Parent)
-	})
+		return s.convert(ctx, b, r.Name, r.Parent)
+	}))
 	if err != nil {
 		return made{}, err
 	}
@@ -150,6 +150,16 @@ func (s *Snapshotter) releaseFile(name string) error {
 	return s.layers.release(name, func() error { return s.removeLayer(name) })
 }
 
+// observed has whoever counts conversions hear of one.
+func (s *Snapshotter) observed(make func() (made, error)) func() (made, error) {
+	return func() (made, error) {
+		start := time.Now()
+		m, err := make()
+		s.converted(Conversion{Duration: time.Since(start), Size: m.size, Err: err})
+		return m, err
+	}
+}
+
 // convert makes the layer file of the snapshot key above parent.
 func (s *Snapshotter) convert(ctx context.Context, b *blob, key, parent string) (_ made, err error) {
 	start := time.Now()
@@ -180,12 +190,7 @@ func (s *Snapshotter) convert(ctx context.Context, b *blob, key, parent string) 
 		"layer": LayerName(key), "blob": b.digest, "root-hash": l.RootHash, "size": l.Size,
 		"inodes": l.Inodes, "duration": time.Since(start),
 	}).Info("layer converted")
-	return made{rootHash: l.RootHash, diffID: l.DiffID, tarSize: l.TarSize}, nil
-}
-
-// logged puts the request that caused what follows into the log.
-func logged(ctx context.Context, rpc string) context.Context {
-	return log.WithLogger(ctx, log.G(ctx).WithField("rpc", rpc))
+	return made{rootHash: l.RootHash, diffID: l.DiffID, tarSize: l.TarSize, size: l.Size}, nil
 }
 
 // checkChain compares what was converted with the chain id that names the

@@ -108,14 +108,14 @@ func (s *Snapshotter) apply(ctx context.Context, desc ocispec.Descriptor, sn *sn
 	name, parent := chain.String(), sn.record.Parent
 	layer := LayerName(name)
 	ctx = inNamespace(ctx, sn.record.Name)
-	m, _, err := s.layers.acquire(ctx, layer, func() (made, error) {
+	m, _, err := s.layers.acquire(ctx, layer, s.observed(func() (made, error) {
 		b, err := s.openBlob(ctx, &sn.record, desc.Digest)
 		if err != nil {
 			return made{}, err
 		}
 		defer b.Close()
-		return s.convert(logged(ctx, "Apply"), b, name, parent)
-	})
+		return s.convert(ctx, b, name, parent)
+	}))
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,8 @@ type layers struct {
 type made struct {
 	rootHash string
 	diffID   string // "" if it was made before this process began
-	tarSize  int64  // 0 likewise
+	tarSize  int64  // of the tar in it, in bytes; 0 likewise
+	size     int64  // in bytes; 0 likewise
 }
 
 type layer struct {

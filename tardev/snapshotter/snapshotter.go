@@ -26,7 +26,9 @@ type Snapshotter struct {
 	layers  *layers
 	content Content
 	lock    *os.File
-	keepAll bool // unreadable metadata may name any layer file, so none is removed
+	// converted hears of every conversion.
+	converted func(Conversion)
+	keepAll   bool // unreadable metadata may name any layer file, so none is removed
 }
 
 var (
@@ -62,7 +64,7 @@ func newOn(ctx context.Context, on disk, root string, content Content) (_ *Snaps
 	}
 	s := &Snapshotter{
 		dirs: d, disk: on, store: newStore(d, on), layers: &layers{files: map[string]*layer{}},
-		content: content, lock: lock,
+		content: content, lock: lock, converted: func(Conversion) {},
 	}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
