@@ -70,6 +70,7 @@ type Runtime struct {
 	Debug                  bool
 	Network                NetworkModel
 	DisableGuestSeccomp    bool
+	OCIVersion             string  // told to the guest; empty: the shim's default
 	DefaultWorkloadMiB     uint64  // for a pod without a memory limit
 	DefaultWorkloadVCPUs   float64 // for a pod without a CPU limit
 	CreateContainerTimeout time.Duration

@@ -53,6 +53,7 @@ type runtimeTable struct {
 	Model                  string  `toml:"internetworking_model"`
 	DisableNewNetNS        bool    `toml:"disable_new_netns"`
 	DisableGuestSeccomp    bool    `toml:"disable_guest_seccomp"`
+	OCIVersion             string  `toml:"oci_version"`
 	StaticSizing           bool    `toml:"static_sandbox_resource_mgmt"`
 	DefaultWorkloadMem     uint32  `toml:"static_sandbox_default_workload_mem"` // MiB
 	DefaultWorkloadVCPUs   float64 `toml:"static_sandbox_default_workload_vcpus"`

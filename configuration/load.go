@@ -174,6 +174,7 @@ func (f *file) check(c *Config) error {
 		{r.DefaultWorkloadVCPUs < 0, "static_sandbox_default_workload_vcpus must not be negative"},
 		{r.DisableNewNetNS && r.Model != "none", `disable_new_netns needs internetworking_model = "none"`},
 		{!slices.Contains([]string{"default", "tcfilter", "none"}, r.Model), `internetworking_model must be "tcfilter" or "none"`},
+		{r.OCIVersion != "" && !ociVersion.MatchString(r.OCIVersion), `oci_version must be a version such as "1.1.0"`},
 	}
 	for _, rule := range slices.Concat(rules, checkConfidential(h), checkRates(h)) {
 		if rule.broken {
@@ -192,6 +193,8 @@ func (f *file) check(c *Config) error {
 	f.fill(c, h, a, r)
 	return errors.Join(errs...)
 }
+
+var ociVersion = regexp.MustCompile(`^1\.\d+\.\d+(-[0-9a-z.]+)?$`)
 
 func (f *file) fill(c *Config, h clhTable, a agentTable, r runtimeTable) {
 	if h.DefaultVCPUs > float64(c.hostCPUs) {
@@ -216,7 +219,7 @@ func (f *file) fill(c *Config, h clhTable, a agentTable, r runtimeTable) {
 		DialTimeout: time.Duration(a.DialTimeout) * time.Second,
 	}
 	c.Runtime = Runtime{
-		Debug: r.EnableDebug, Network: TCFilter, DisableGuestSeccomp: r.DisableGuestSeccomp,
+		Debug: r.EnableDebug, Network: TCFilter, DisableGuestSeccomp: r.DisableGuestSeccomp, OCIVersion: r.OCIVersion,
 		DefaultWorkloadMiB: uint64(r.DefaultWorkloadMem), DefaultWorkloadVCPUs: r.DefaultWorkloadVCPUs,
 		CreateContainerTimeout: time.Duration(r.CreateContainerTimeout) * time.Second,
 		AllowMissingPolicy:     r.AllowMissingPolicy,

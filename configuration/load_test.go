@@ -77,6 +77,7 @@ dial_timeout = 7
 internetworking_model = "none"
 disable_new_netns = true
 disable_guest_seccomp = true
+oci_version = "1.1.0-rc.1"
 create_container_timeout = 5
 enable_pprof = false
 enable_vcpus_pinning = false
@@ -89,7 +90,7 @@ enable_template = false
 	if got, want := c.KernelParams(), "agent.log=debug agent.debug_console agent.debug_console_vport=1026 foo=bar"; got != want {
 		t.Errorf("kernel parameters %q, want %q", got, want)
 	}
-	if c.Runtime.Network != NoNetwork || c.Agent.DialTimeout != 7*time.Second ||
+	if c.Runtime.OCIVersion != "1.1.0-rc.1" || c.Runtime.Network != NoNetwork || c.Agent.DialTimeout != 7*time.Second ||
 		c.Hypervisor.DefaultVCPUs != 0.5 || !c.Hypervisor.DisableSeccomp || len(c.Agent.KernelModules) != 1 {
 		t.Errorf("%+v", c)
 	}

@@ -34,6 +34,9 @@ type Options struct {
 	Type        ContainerType
 	// DisableGuestSeccomp leaves the seccomp profile out.
 	DisableGuestSeccomp bool
+	// OCIVersion is what the guest is told of the runtime specification's version;
+	// empty: DefaultOCIVersion.
+	OCIVersion string
 	// Sources tells what the sources of bind mounts are, as Inspect finds them.
 	// One that is missing here counts as a regular file or directory.
 	Sources map[string]Source

@@ -29,7 +29,7 @@ func guestSpec(spec *specs.Spec, o Options) (*agentpb.Spec, error) {
 	}
 	l := spec.Linux
 	g := &agentpb.Spec{
-		Version:     spec.Version,
+		Version:     o.ociVersion(),
 		Process:     guestProcess(spec.Process),
 		Hostname:    spec.Hostname,
 		Annotations: guestAnnotations(spec.Annotations, o),
@@ -42,7 +42,7 @@ func guestSpec(spec *specs.Spec, o Options) (*agentpb.Spec, error) {
 			Namespaces:        guestNamespaces(l.Namespaces),
 			Devices:           convert(l.Devices, device),
 			RootfsPropagation: l.RootfsPropagation,
-			MaskedPaths:       slices.Clone(l.MaskedPaths),
+			MaskedPaths:       maskedPaths(l.MaskedPaths),
 			ReadonlyPaths:     slices.Clone(l.ReadonlyPaths),
 		},
 	}
@@ -91,11 +91,12 @@ func checkSpec(spec *specs.Spec) error {
 }
 
 func guestAnnotations(from map[string]string, o Options) map[string]string {
-	a := maps.Clone(from)
-	if a == nil {
-		a = map[string]string{}
+	a := map[string]string{}
+	for key, value := range from {
+		if forGuest(key) {
+			a[key] = value
+		}
 	}
-	delete(a, annotationPolicy)
 	a[annotationBundle] = o.Bundle
 	a[annotationType] = string(o.Type)
 	if o.Type != PodContainer && o.NetNS != "" {

@@ -34,6 +34,7 @@ var dropped = map[string]string{
 	"Linux.Resources.Memory.CheckBeforeUpdate": "not in the protocol",
 	"Linux.Resources.Memory.Kernel":            "obsolete",
 	"Linux.Seccomp.DefaultErrnoRet":            "not in the protocol; the agent answers EPERM",
+	"Version":                                  "the guest is told Options.OCIVersion",
 	"Linux.Seccomp.ListenerMetadata":           "means nothing without the listener",
 }
 
@@ -150,6 +151,9 @@ func set(v reflect.Value, path []string) {
 
 // repair completes what is refused for another reason than the field itself.
 func repair(spec *specs.Spec, name string) {
+	if name == "Annotations" {
+		spec.Annotations = map[string]string{"io.kubernetes.cri.key": "text"}
+	}
 	for i := range spec.Mounts {
 		m := &spec.Mounts[i]
 		if name != "Mounts.Destination" {

@@ -62,8 +62,8 @@ func (s *Sandbox) announce(plan *mounts.Plan, sources map[string]string, back *u
 			return fmt.Errorf("announce the direct-assigned volume %s: %w", d.Source, err)
 		}
 		withdraw := func(context.Context) error {
-			if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
-				return err
+			if gone := os.Remove(file); !errors.Is(gone, fs.ErrNotExist) {
+				return gone
 			}
 			return nil
 		}

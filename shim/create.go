@@ -184,6 +184,7 @@ func planOptions(spec *specs.Spec, config *configuration.Config, t *task, kind m
 	return mounts.Options{
 		SandboxID: sandboxID, ContainerID: t.id, Bundle: t.bundle, Type: kind,
 		DisableGuestSeccomp: config.Runtime.DisableGuestSeccomp,
+		OCIVersion:          config.Runtime.OCIVersion,
 		Sources:             sources,
 		Devices:             mounts.InspectDevices(spec),
 		NetNS:               ns,

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -124,8 +126,8 @@ func (c *Cluster) ContainerSpec(p Pod, k Container) (string, error) {
 		k.Command = Forever
 	}
 	env := []map[string]string{}
-	for key, value := range k.Env {
-		env = append(env, map[string]string{"key": key, "value": value})
+	for _, key := range slices.Sorted(maps.Keys(k.Env)) {
+		env = append(env, map[string]string{"key": key, "value": k.Env[key]})
 	}
 	resources := map[string]any{}
 	if k.CPUs > 0 {
