@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -119,6 +120,30 @@ func (s *Service) SetGuestDateTime(_ context.Context, r *agentpb.SetGuestDateTim
 	tv := unix.Timeval{Sec: r.GetSec(), Usec: r.GetUsec()}
 	if err := unix.Settimeofday(&tv); err != nil {
 		return nil, fmt.Errorf("set the clock: %w", err)
+	}
+	return empty, nil
+}
+
+// randomDevice is where entropy goes.
+const randomDevice = "/dev/random"
+
+// ReseedRandomDev stirs the host's bytes into the kernel's entropy. They are
+// credited with none: the host knows them, and what is stirred in takes nothing
+// away from what was there.
+func (s *Service) ReseedRandomDev(_ context.Context, r *agentpb.ReseedRandomDevRequest) (*emptypb.Empty, error) {
+	if len(r.GetData()) == 0 {
+		return nil, internal(errors.New("missing entropy data"))
+	}
+	f, err := os.OpenFile(randomDevice, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.Write(r.GetData())
+		if err == nil {
+			err = unix.IoctlSetInt(int(f.Fd()), unix.RNDRESEEDCRNG, 0)
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return nil, internal(fmt.Errorf("stir entropy into %s: %w", randomDevice, err))
 	}
 	return empty, nil
 }

@@ -56,8 +56,3 @@ func (s *Service) MemAgentMemcgSet(context.Context, *agentpb.MemAgentMemcgConfig
 func (s *Service) MemAgentCompactSet(context.Context, *agentpb.MemAgentCompactConfig) (*emptypb.Empty, error) {
 	return nil, unsupported("MemAgentCompactSet")
 }
-
-// ReseedRandomDev is not supported: the host must not choose the guest's entropy.
-func (s *Service) ReseedRandomDev(context.Context, *agentpb.ReseedRandomDevRequest) (*emptypb.Empty, error) {
-	return nil, unsupported("ReseedRandomDev")
-}
