@@ -54,6 +54,7 @@ golden: ## rewrite the golden files; review the change as one of the wire
 lint: linters ## gofmt, vet, shadow, staticcheck, errcheck, import rule
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags debug_console ./cmd/kata-agent
 	shadow -test=false ./...
 	staticcheck ./...
 	errcheck -ignoretests -ignoregenerated -exclude tools/errcheck.txt ./...
@@ -77,7 +78,7 @@ containerds: ## build containerd 1.7 and fetch Debian 12's 1.6, for the tests th
 	apt-get download containerd/bookworm; dpkg-deb -x containerd_*.deb package; \
 	mv package/usr/bin/containerd package/usr/bin/ctr .; rm -r package containerd_*.deb; }
 
-guest: ## fetch the kernel and build the guest image
+guest: ## fetch the kernel and build the guest images, production and debug
 	$(GO) run ./cmd/guest-image build -o $(GUEST)
 
 deps: ## install the Debian packages that are missing

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -22,7 +23,7 @@ func buildCommand() *cli.Command {
 		Usage: "write kernel, root disk with its ramdisk, and manifest",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: ".cache/guest", Usage: "`DIR` to write to"},
-			&cli.StringFlag{Name: "agent", Usage: "the agent's executable `FILE` (default: build " + image.AgentPackage + ")"},
+			&cli.StringFlag{Name: "agent", Usage: "the production agent's executable `FILE` (default: build " + image.AgentPackage + ")"},
 			&cli.StringFlag{Name: "compression", Value: string(image.Uncompressed), Usage: "none, gzip or zstd"},
 			&cli.StringFlag{Name: "suite", Usage: "Debian `SUITE` to take packages from (default: this machine's apt sources)"},
 		},
@@ -39,34 +40,50 @@ func build(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	agent, err := agentFile(ctx, c.String("agent"))
-	if err != nil {
-		return err
-	}
-	opener, err := image.BuildProgram(ctx, image.OpenerPackage)
-	if err != nil {
-		return err
-	}
 	apt, err := debian.Open(debian.Options{
 		Dir: c.String("cache"), Suite: c.String("suite"), Architecture: "amd64", Progress: os.Stderr,
 	})
 	if err != nil {
 		return err
 	}
-	img, err := image.Build(ctx, image.Options{
-		Apt: apt, Agent: agent, Opener: opener, Compression: compression, Modified: modified, Progress: os.Stderr,
-	})
+	fmt.Fprintln(os.Stderr, "building the guest's programs")
+	o := image.Options{Apt: apt, Compression: compression, Modified: modified, Progress: os.Stderr}
+	if o.Opener, err = image.BuildProgram(ctx, image.OpenerPackage); err != nil {
+		return err
+	}
+	if o.Agent, err = agentFile(ctx, c.String("agent")); err != nil {
+		return err
+	}
+	dir := c.String("output")
+	production, err := image.Build(ctx, o)
 	if err != nil {
 		return err
 	}
-	if err := img.WriteTo(c.String("output")); err != nil {
+	if err = production.WriteTo(dir); err != nil {
 		return err
 	}
+	report(dir, production)
+	if o.Agent, err = image.BuildProgram(ctx, image.AgentPackage, image.DebugTag); err != nil {
+		return err
+	}
+	o.Debug = true
+	debug, err := image.Build(ctx, o)
+	if err != nil {
+		return err
+	}
+	dir = filepath.Join(dir, image.DebugDir)
+	if err = debug.WriteGuestTo(dir); err != nil {
+		return err
+	}
+	report(dir, debug)
+	return nil
+}
+
+func report(dir string, img *image.Image) {
 	m := img.Manifest
 	fmt.Fprintf(os.Stderr, "%s: kernel %s (%.1f MiB), root disk %.1f MiB, initrd %.1f MiB (%s), %d files of %d packages\n",
-		c.String("output"), m.Kernel.Release, mebibytes(len(img.Kernel)), mebibytes(len(img.Root.Disk)), mebibytes(len(img.Initrd)),
+		dir, m.Kernel.Release, mebibytes(len(img.Kernel)), mebibytes(len(img.Root.Disk)), mebibytes(len(img.Initrd)),
 		m.Initrd.Compression, len(m.Files), len(m.Packages))
-	return nil
 }
 
 func mebibytes(n int) float64 { return float64(n) / (1 << 20) }
@@ -79,7 +96,6 @@ func agentFile(ctx context.Context, file string) ([]byte, error) {
 		}
 		return data, nil
 	}
-	fmt.Fprintln(os.Stderr, "building the agent")
 	return image.BuildProgram(ctx, image.AgentPackage)
 }
 

@@ -24,7 +24,6 @@ import (
 	"github.com/kata-cc/kata-cc/guest/block"
 	"github.com/kata-cc/kata-cc/guest/boot"
 	"github.com/kata-cc/kata-cc/guest/config"
-	"github.com/kata-cc/kata-cc/guest/console"
 	"github.com/kata-cc/kata-cc/guest/container"
 	"github.com/kata-cc/kata-cc/guest/reaper"
 	"github.com/kata-cc/kata-cc/guest/rpc"
@@ -148,19 +147,6 @@ func run(ctx context.Context, c config.Config, isInit bool) error {
 	}
 	slog.Info("agent is ready", "address", c.ServerAddress, "started_ms", started.Milliseconds(), "ready_ms", boot.Uptime().Milliseconds())
 	return service.Serve(ctx, listener)
-}
-
-func serveConsole(ctx context.Context, port uint32, children *reaper.Reaper) error {
-	l, err := rpc.Listen(fmt.Sprintf("vsock://-1:%d", port))
-	if err != nil {
-		return err
-	}
-	go func() {
-		if err := console.Serve(ctx, l, children); err != nil {
-			slog.Error("debug console ended", "error", err)
-		}
-	}()
-	return nil
 }
 
 // agentVersion is the version of the module with what marks this agent.

@@ -61,7 +61,7 @@ func bootVM(t *testing.T, words string) *machine {
 		t.Fatal(err)
 	}
 	kernel := filepath.Join(guest, image.KernelFile)
-	if !exists(kernel) {
+	if !exists(kernel) || !exists(filepath.Join(guest, image.DebugDir, image.InitrdFile)) {
 		t.Skip("needs the guest image in .cache/guest (make guest)")
 	}
 	dir, err := os.MkdirTemp("", "kata-agent-vm-") // a short path: it holds sockets
@@ -71,7 +71,7 @@ func bootVM(t *testing.T, words string) *machine {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	m := &machine{agent: &agent{t: t}, ended: make(chan struct{})}
 	m.vm, err = clh.New(clh.Options{Path: vmm, Dir: dir, BootTimeout: bootTimeout}).Launch(m.ctx(), hypervisor.Spec{
-		ID: "vm", VCPUs: 1, MemoryMiB: 256, Kernel: kernel, Initrd: m.initrd(dir, filepath.Join(guest, image.InitrdFile)), KernelParams: words,
+		ID: "vm", VCPUs: 1, MemoryMiB: 256, Kernel: kernel, Initrd: m.initrd(dir, filepath.Join(guest, image.DebugDir, image.InitrdFile)), KernelParams: words,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ func bootVM(t *testing.T, words string) *machine {
 func (m *machine) initrd(dir, path string) string {
 	m.t.Helper()
 	agent := filepath.Join(dir, "init")
-	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", agent, ".")
+	build := exec.Command("go", "build", "-tags", image.DebugTag, "-ldflags", "-s -w", "-o", agent, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		m.t.Fatalf("build the agent: %v: %s", err, out)

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ func TestModulesThatAreMissing(t *testing.T) {
 		t.Errorf("no list: %v", err)
 	}
 	path := filepath.Join(t.TempDir(), "none.ko")
-	if err := loadModule(path); err == nil || !strings.Contains(err.Error(), path) {
+	if err := insertModule(path, ""); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("error is %v, want one that names the module", err)
 	}
 }
@@ -54,4 +55,46 @@ func TestRootHashOnTheCommandLine(t *testing.T) {
 			t.Errorf("%q: got %q, want %q", line, got, want)
 		}
 	}
+}
+
+func TestModulesOfAName(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"modules.dep":   "kernel/fs/erofs.ko: kernel/lib/crc.ko kernel/lib/base.ko\nkernel/lib/crc.ko: kernel/lib/base.ko\nkernel/drivers/dm-crypt.ko:\n",
+		"modules.alias": "alias fs-erofs erofs\nalias pci:v00001AF4d*sv*sd* erofs\nalias [ bad\nnonsense\nalias lost nowhere\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	erofs := []string{"kernel/lib/base.ko", "kernel/lib/crc.ko", "kernel/fs/erofs.ko"}
+	for name, want := range map[string][]string{
+		"erofs": erofs, "fs-erofs": erofs, "fs_erofs": erofs, "pci:v00001AF4d00001042sv1sd2": erofs,
+		"dm-crypt": {"kernel/drivers/dm-crypt.ko"}, "dm_crypt": {"kernel/drivers/dm-crypt.ko"},
+		"ext": nil, "lost": nil, "": nil,
+	} {
+		got, err := modulesFor(dir, name)
+		if !slices.Equal(got, want) || (err == nil) != (want != nil) || err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%q: got %q, %v, want %q", name, got, err, want)
+		}
+	}
+}
+
+func TestModprobeArguments(t *testing.T) {
+	for line, want := range map[string][2]string{
+		"-q -- fs-erofs": {"fs-erofs", ""}, "-v loop max_loop=8 hw=1": {"loop", "max_loop=8 hw=1"}, "-q": {}, "": {},
+	} {
+		if name, params := modprobeArguments(strings.Fields(line)); name != want[0] || params != want[1] {
+			t.Errorf("%q: got %q with %q", line, name, params)
+		}
+	}
+}
+
+func FuzzResolveAlias(f *testing.F) {
+	f.Add("alias fs-erofs erofs\n", "fs-erofs")
+	f.Fuzz(func(t *testing.T, aliases, name string) {
+		if got := resolveAlias(aliases, name); got != "" && !strings.Contains(aliases, got) {
+			t.Errorf("%q resolves to %q", name, got)
+		}
+	})
 }

@@ -26,13 +26,12 @@ func loadModules(list string) error {
 	}
 	// Handed over once more, a module would be read and its signature checked
 	// before the kernel sees that it has it. The first program finds no /proc.
-	there, _ := os.ReadFile("/proc/modules")
-	loaded := loadedModules(string(there))
+	loaded := loadedNow()
 	for _, path := range parseModules(string(data)) {
 		if loaded[moduleName(path)] {
 			continue
 		}
-		if err := loadModule(path); err != nil {
+		if err := insertModule(path, ""); err != nil {
 			return err
 		}
 	}
@@ -50,6 +49,11 @@ func parseModules(list string) []string {
 	return paths
 }
 
+func loadedNow() map[string]bool {
+	list, _ := os.ReadFile("/proc/modules")
+	return loadedModules(string(list))
+}
+
 // loadedModules reads /proc/modules: a line begins with a module's name.
 func loadedModules(list string) map[string]bool {
 	loaded := map[string]bool{}
@@ -65,13 +69,13 @@ func moduleName(path string) string {
 	return strings.ReplaceAll(strings.TrimSuffix(filepath.Base(path), ".ko"), "-", "_")
 }
 
-func loadModule(path string) error {
+func insertModule(path, params string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("load kernel module: %w", err)
 	}
 	defer f.Close()
-	switch err := unix.FinitModule(int(f.Fd()), "", 0); err {
+	switch err := unix.FinitModule(int(f.Fd()), params, 0); err {
 	case nil, unix.EEXIST:
 		return nil
 	case unix.ENODEV:

@@ -1,6 +1,6 @@
 // Package console serves the debug console: a root shell on a terminal of its
-// own for each connection, without a login. The host can open it at will, so a
-// guest that must keep its secrets has no shell in its image.
+// own for each connection, without a login. The host can open it at will, so
+// only the debug image's agent has this package in it.
 package console
 
 import (

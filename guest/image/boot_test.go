@@ -43,8 +43,12 @@ func buildTest(t *testing.T, compression Compression) *Image {
 	if err != nil {
 		t.Fatal(err)
 	}
+	opener, err := BuildProgram(t.Context(), OpenerPackage) // it is modprobe too
+	if err != nil {
+		t.Fatal(err)
+	}
 	img, err := Build(t.Context(), Options{
-		Apt: apt, Agent: init, Opener: init, Compression: compression, Modified: time.Unix(1704067200, 0), Progress: testLog{t},
+		Apt: apt, Agent: init, Opener: opener, Debug: true, Compression: compression, Modified: time.Unix(1704067200, 0), Progress: testLog{t},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +77,32 @@ func TestTwoBuildsGiveTheSameBytes(t *testing.T) {
 	}
 	if !bytes.Equal(one, two) {
 		t.Error("manifests differ")
+	}
+}
+
+// The production image runs three programs and has no shell, so there is nobody
+// whom a word on the kernel's command line could start.
+func TestProductionImageHasNoShell(t *testing.T) {
+	apt := cachedApt(t)
+	init, err := BuildProgram(t.Context(), "./testdata/init")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := Build(t.Context(), Options{Apt: apt, Agent: init, Opener: init, Compression: Zstd, Modified: time.Unix(1704067200, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var programs []string
+	for _, f := range img.Manifest.Files {
+		if f.Link != "" && f.Path != "/lib64/ld-linux-x86-64.so.2" && f.Path != "/var/run" {
+			t.Errorf("%s is a link to %s", f.Path, f.Link)
+		}
+		if strings.HasPrefix(f.Mode, "-") && strings.Contains(f.Mode, "x") && !strings.Contains(f.Path, ".so") {
+			programs = append(programs, f.Path)
+		}
+	}
+	if want := "/init /sbin/modprobe /usr/bin/crun"; strings.Join(programs, " ") != want || img.Manifest.Kind != "production" {
+		t.Errorf("the programs of the %s image are %q, want %s", img.Manifest.Kind, programs, want)
 	}
 }
 

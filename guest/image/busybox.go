@@ -15,6 +15,18 @@ import (
 // noApplets are busybox applets that would take the agent's place.
 var noApplets = map[string]bool{"init": true, "linuxrc": true}
 
+// addShell puts what people use at the debug console into the tree.
+func (t tree) addShell(ctx context.Context, files map[string]debian.File) error {
+	busybox, err := pick(files, "/bin/busybox", "/usr/bin/busybox")
+	if err != nil {
+		return fmt.Errorf("package %s: %w", busyboxPackage, err)
+	}
+	if err = t.file("/etc/profile", 0o644, []byte("export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n"), ""); err != nil {
+		return err
+	}
+	return t.addBusybox(ctx, busybox)
+}
+
 // addBusybox puts busybox into the tree, with a link for each of its applets
 // where busybox itself would install it. Only busybox knows its applets, so it
 // is run once.

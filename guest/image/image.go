@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,24 +32,33 @@ const (
 	RootFile       = "root.img"
 	RootInitrdFile = "root-initrd.img" // opens the disk
 	RootHashFile   = "root.hash"       // of the disk, in hex, and a newline
+
+	// DebugDir is where the debug image is, below the production image.
+	DebugDir = "debug"
 )
 
-// programs are the packages of the guest's programs and where their files are:
-// Debian moved / into /usr after bookworm.
-var programs = []struct{ pkg, guest, before, after string }{
-	{"crun", "/usr/bin/crun", "/usr/bin/crun", "/bin/crun"},
-	{"dmsetup", "/sbin/dmsetup", "/sbin/dmsetup", "/usr/sbin/dmsetup"},
-}
+// packageProgram is a program of a package, and where its file is: Debian moved / into
+// /usr after bookworm.
+type packageProgram struct{ pkg, guest, before, after string }
 
-const busyboxPackage = "busybox-static"
+// programs of every guest, and of the debug image besides.
+var (
+	programs      = []packageProgram{{"crun", "/usr/bin/crun", "/usr/bin/crun", "/bin/crun"}}
+	debugPrograms = []packageProgram{{"dmsetup", "/sbin/dmsetup", "/sbin/dmsetup", "/usr/sbin/dmsetup"}}
+)
+
+const busyboxPackage = "busybox-static" // of the debug image
 
 // Options of a build.
 type Options struct {
 	// Apt is where packages come from.
 	Apt *debian.Apt
 	// Agent and Opener are static x86-64 ELF programs: the guest's /init, and
-	// that of the ramdisk which opens the root disk.
+	// that of the ramdisk which opens the root disk; the latter is modprobe too.
 	Agent, Opener []byte
+	// Debug puts a shell and tools into the guest. Without it, nothing that the
+	// host can say makes the guest run a program of the host's choice.
+	Debug bool
 	// Compression of the ramdisk.
 	Compression Compression
 	// Modified is the time stamp of every file in the ramdisk.
@@ -76,14 +87,14 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	var packages []debian.Package
 	var files map[string]debian.File
 	err := o.Apt.Retry(ctx, func() (err error) {
-		k, packages, files, err = gather(ctx, o.Apt)
+		k, packages, files, err = gather(ctx, o)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(o.Progress, "putting together the guest image, kernel %s\n", k.modules.release)
-	t, boot, err := assemble(ctx, o.Agent, k, files)
+	fmt.Fprintf(o.Progress, "putting together the %s image, kernel %s\n", o.kind(), k.modules.release)
+	t, boot, err := assemble(ctx, o, k, files)
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +111,7 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 		return nil, err
 	}
 	m := Manifest{
+		Kind: o.kind(),
 		Kernel: KernelInfo{
 			Release: k.modules.release, Package: origin(k.pkg),
 			Vmlinuz: kernelSum(k.vmlinuz.Data), Vmlinux: kernelSum(vmlinux),
@@ -118,6 +130,21 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	return &Image{Kernel: vmlinux, BzImage: k.vmlinuz.Data, Initrd: initrd, Root: root, Manifest: m}, nil
 }
 
+func (o Options) kind() string {
+	if o.Debug {
+		return "debug"
+	}
+	return "production"
+}
+
+// programs are those of packages that the image has, without busybox.
+func (o Options) programs() []packageProgram {
+	if o.Debug {
+		return slices.Concat(programs, debugPrograms)
+	}
+	return programs
+}
+
 // checkStatic refuses what could not be the first program of a guest.
 func checkStatic(what string, program []byte) error {
 	needed, interpreter, err := linkage(program)
@@ -132,14 +159,19 @@ func checkStatic(what string, program []byte) error {
 }
 
 // gather fetches and reads all packages.
-func gather(ctx context.Context, apt *debian.Apt) (kernel, []debian.Package, map[string]debian.File, error) {
+func gather(ctx context.Context, o Options) (kernel, []debian.Package, map[string]debian.File, error) {
+	apt := o.Apt
 	kernelPkg, err := kernelPackage(ctx, apt)
 	if err != nil {
 		return kernel{}, nil, nil, err
 	}
-	names := []string{busyboxPackage}
-	places := map[string]bool{"/bin/busybox": true, "/usr/bin/busybox": true}
-	for _, p := range programs {
+	var names []string
+	places := map[string]bool{}
+	if o.Debug {
+		names = append(names, busyboxPackage)
+		places["/bin/busybox"], places["/usr/bin/busybox"] = true, true
+	}
+	for _, p := range o.programs() {
 		names = append(names, p.pkg)
 		places[p.before], places[p.after] = true, true
 	}
@@ -165,16 +197,19 @@ func gather(ctx context.Context, apt *debian.Apt) (kernel, []debian.Package, map
 }
 
 // assemble makes the guest's file system and says which modules it boots with.
-func assemble(ctx context.Context, agent []byte, k kernel, files map[string]debian.File) (tree, []module, error) {
+func assemble(ctx context.Context, o Options, k kernel, files map[string]debian.File) (tree, []module, error) {
 	t := tree{}
-	if err := t.file("/init", 0o755, agent, "agent"); err != nil {
+	if err := t.file("/init", 0o755, o.Agent, "agent"); err != nil {
+		return nil, nil, err
+	}
+	if err := t.file("/sbin/modprobe", 0o755, o.Opener, "opener"); err != nil {
 		return nil, nil, err
 	}
 	if err := t.addSkeleton(); err != nil {
 		return nil, nil, err
 	}
 	chosen := map[string]debian.File{}
-	for _, p := range programs {
+	for _, p := range o.programs() {
 		f, err := pick(files, p.before, p.after)
 		if err != nil {
 			return nil, nil, fmt.Errorf("package %s: %w", p.pkg, err)
@@ -184,12 +219,10 @@ func assemble(ctx context.Context, agent []byte, k kernel, files map[string]debi
 	if err := t.addPrograms(files, chosen); err != nil {
 		return nil, nil, err
 	}
-	busybox, err := pick(files, "/bin/busybox", "/usr/bin/busybox")
-	if err != nil {
-		return nil, nil, fmt.Errorf("package %s: %w", busyboxPackage, err)
-	}
-	if err = t.addBusybox(ctx, busybox); err != nil {
-		return nil, nil, err
+	if o.Debug {
+		if err := t.addShell(ctx, files); err != nil {
+			return nil, nil, err
+		}
 	}
 	boot, err := k.modules.order(ctx, bootModules)
 	if err != nil {
@@ -244,19 +277,31 @@ func (c *counter) Write(b []byte) (int, error) {
 // name first, so that a machine that boots meanwhile never reads half of one.
 // Files that already have the right bytes are left alone.
 func (i *Image) WriteTo(dir string) error {
+	err := write(dir, map[string][]byte{KernelFile: i.Kernel, BzImageFile: i.BzImage})
+	if err != nil {
+		return err
+	}
+	return i.WriteGuestTo(dir)
+}
+
+// WriteGuestTo does the same without the kernel, which other images have too.
+func (i *Image) WriteGuestTo(dir string) error {
 	manifest, err := i.Manifest.JSON()
 	if err != nil {
 		return err
 	}
+	return write(dir, map[string][]byte{
+		InitrdFile: i.Initrd, ManifestFile: manifest,
+		RootFile: i.Root.Disk, RootInitrdFile: i.Root.Initrd, RootHashFile: []byte(i.Root.Hash + "\n"),
+	})
+}
+
+func write(dir string, files map[string][]byte) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write guest image: %w", err)
 	}
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{KernelFile, i.Kernel}, {BzImageFile, i.BzImage}, {InitrdFile, i.Initrd}, {ManifestFile, manifest},
-		{RootFile, i.Root.Disk}, {RootInitrdFile, i.Root.Initrd}, {RootHashFile, []byte(i.Root.Hash + "\n")}} {
-		if err := replace(filepath.Join(dir, f.name), f.data); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := replace(filepath.Join(dir, name), files[name]); err != nil {
 			return fmt.Errorf("write guest image: %w", err)
 		}
 	}

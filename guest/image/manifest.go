@@ -15,12 +15,13 @@ import (
 // Manifest tells what a guest image consists of. It has no times and no paths
 // of the machine that built it: the same inputs give the same manifest.
 type Manifest struct {
+	Kind     string        `json:"kind"` // production or debug
 	Kernel   KernelInfo    `json:"kernel"`
 	Initrd   InitrdInfo    `json:"initrd"`
 	Root     RootInfo      `json:"root"`
 	Packages []PackageInfo `json:"packages"` // by name
 	Modules  []string      `json:"modules"`  // loaded at boot, in order
-	Files    []FileInfo    `json:"files"`    // of the initrd, by path
+	Files    []FileInfo    `json:"files"`    // of the guest, by path
 }
 
 // KernelInfo describes the files vmlinuz and vmlinux: the same kernel, as its
@@ -55,14 +56,14 @@ type PackageInfo struct {
 	SHA256  string `json:"sha256"` // of the .deb
 }
 
-// FileInfo describes one file of the initrd.
+// FileInfo describes one file of the guest.
 type FileInfo struct {
 	Path   string `json:"path"`
 	Mode   string `json:"mode"` // as ls(1) prints it
 	Size   int    `json:"size,omitempty"`
 	SHA256 string `json:"sha256,omitempty"` // of a file's content
 	Link   string `json:"link,omitempty"`   // target of a symbolic link
-	Origin string `json:"origin,omitempty"` // package and version, or "agent"; empty: made by the builder
+	Origin string `json:"origin,omitempty"` // package and version, "agent" or "opener"; empty: made by the builder
 }
 
 func (t tree) files() []FileInfo {

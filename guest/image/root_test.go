@@ -56,10 +56,13 @@ func TestGuestOnRootDisk(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			said := consoleUntil(t, test.want, qemu, "-M", "pc", "-accel", "tcg", "-m", "256", "-nodefaults", "-no-user-config",
 				"-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", filepath.Join(dir, KernelFile),
-				"-initrd", filepath.Join(dir, RootInitrdFile), "-append", "console=ttyS0 quiet panic=1 kata.root_hash="+test.hash,
+				"-initrd", filepath.Join(dir, RootInitrdFile), "-append", "console=ttyS0 quiet panic=1 agent.debug_console kata.root_hash="+test.hash,
 				"-drive", "if=virtio,format=raw,readonly=on,file="+filepath.Join(dir, test.disk))
 			if !strings.Contains(said, test.want) || strings.Contains(said, test.never) {
 				t.Errorf("want %q and not %q on the console:\n%s", test.want, test.never, said)
+			}
+			if test.want == ready && !strings.Contains(said, "no debug console") {
+				t.Errorf("the production image has a debug console:\n%s", said)
 			}
 		})
 	}

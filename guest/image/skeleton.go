@@ -16,7 +16,6 @@ var skeletonFiles = map[string]string{
 	"/etc/hostname": "kata\n",
 	// The agent writes the pod's name servers here.
 	"/etc/resolv.conf": "",
-	"/etc/profile":     "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n",
 }
 
 // addSkeleton puts in what is not a program.

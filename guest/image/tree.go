@@ -15,7 +15,7 @@ import (
 // node is one file of the image with where it came from.
 type node struct {
 	cpio.Entry
-	origin string // "crun 1.8.1-1", "kata-agent", or empty for what the builder made
+	origin string // "crun 1.8.1-1", "agent", or empty for what the builder made
 }
 
 // tree is the guest's file system as it is put together. Paths are absolute;

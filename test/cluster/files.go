@@ -122,9 +122,6 @@ func (c *Cluster) kata(more Kata) string {
 		"hypervisor.clh": {
 			"path":                c.VMM.Path,
 			"kernel":              filepath.Join(c.Paths.Guest, "vmlinux"),
-			"initrd":              filepath.Join(c.Paths.Guest, "root-initrd.img"),
-			"image":               c.Paths.RootDisk(),
-			"kernel_params":       "kata.root_hash=" + c.Paths.rootHash(),
 			"shared_fs":           "none",
 			"block_device_driver": "virtio-blk",
 			"default_vcpus":       1,
@@ -133,6 +130,7 @@ func (c *Cluster) kata(more Kata) string {
 		"agent.kata": {"debug_console_enabled": true, "dial_timeout": 60},
 		"runtime":    {"internetworking_model": "tcfilter", "disable_guest_seccomp": true, "enable_debug": true},
 	}
+	maps.Copy(tables["hypervisor.clh"], c.Paths.Debug().OnDisk())
 	for table, keys := range more {
 		if tables[table] == nil {
 			tables[table] = map[string]any{}

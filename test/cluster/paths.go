@@ -14,7 +14,7 @@ type Paths struct {
 	Root  string // the checkout
 	Bin   string // our programs
 	Tools string // the programs of others: containerd, ctr, crictl, CNI plugins
-	Guest string // what a guest boots from
+	Guest string // the images that guests boot from
 }
 
 // FindPaths looks for the checkout from the working directory upwards.
@@ -67,10 +67,7 @@ func (p Paths) Missing(v VMM) []string {
 			filepath.Join(p.Tools, "containerd"), filepath.Join(p.Tools, "ctr"), filepath.Join(p.Tools, "crictl"),
 			filepath.Join(p.Tools, "bridge"), filepath.Join(p.Tools, "host-local"),
 		},
-		"make guest": {
-			filepath.Join(p.Guest, "vmlinux"), filepath.Join(p.Guest, "root-initrd.img"), p.RootDisk(),
-			filepath.Join(p.Guest, "root.hash"), p.Initrd(),
-		},
+		"make guest": append(append(p.Debug().files(), p.Production().files()...), filepath.Join(p.Guest, "vmlinux")),
 	}
 	for _, target := range []string{"make build", "make tools", "make guest"} {
 		for _, file := range files[target] {
@@ -103,18 +100,6 @@ func lookPath(program, path string) (string, error) {
 		}
 	}
 	return "", &exec.Error{Name: program, Err: exec.ErrNotFound}
-}
-
-// RootDisk is the disk that guests have their root on.
-func (p Paths) RootDisk() string { return filepath.Join(p.Guest, "root.img") }
-
-// Initrd is the same guest as one initial ramdisk.
-func (p Paths) Initrd() string { return filepath.Join(p.Guest, "initrd.img") }
-
-// rootHash is that of RootDisk; a cluster is not started without the file.
-func (p Paths) rootHash() string {
-	hash, _ := os.ReadFile(filepath.Join(p.Guest, "root.hash"))
-	return strings.TrimSpace(string(hash))
 }
 
 // pause is the program of the pause image.

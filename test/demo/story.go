@@ -186,7 +186,7 @@ func (s *story) machine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	root := s.cluster.Paths.RootDisk()
+	root := s.cluster.Paths.Debug().RootDisk()
 	s.must(strings.Contains(strings.Join(strings.Fields(out), " "), fmt.Sprintf(`{ "path": %q, "id": "_disk0"`, root)), "the guest's root is the disk _disk0")
 	for file := range s.snapshot {
 		s.must(strings.Count(out, filepath.Join("layers", file)) == 1, "layer file %.13s… is one disk", file)

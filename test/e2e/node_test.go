@@ -27,6 +27,7 @@ const (
 	panics      = "kata-cc-panics"                   // the guest's kernel finds no init and panics
 	silentAgent = "kata-cc-silent-agent"             // the guest boots and no agent listens
 	onInitrd    = "kata-cc-initrd"                   // boots, from one initial ramdisk without a root disk
+	production  = "kata-cc-production"               // boots, from the image without a debug console
 	fewSeconds  = 12                                 // how long silentAgent's shim waits for it
 )
 
@@ -59,7 +60,8 @@ var node = sync.OnceValues(func() (*cluster.Cluster, error) {
 		noVMMEither: {"hypervisor.clh": {"path": "/bin/false"}},
 		noKernel:    {"hypervisor.clh": {"kernel": text}},
 		panics:      {"hypervisor.clh": {"initrd": empty}},
-		onInitrd:    {"hypervisor.clh": {"initrd": paths.Initrd(), "image": nil, "kernel_params": nil}},
+		onInitrd:    {"hypervisor.clh": paths.Debug().OnRamdisk()},
+		production:  {"hypervisor.clh": paths.Production().OnDisk()},
 		silentAgent: {"hypervisor.clh": {"initrd": silent}, "agent.kata": {"dial_timeout": fewSeconds}},
 	}})
 })

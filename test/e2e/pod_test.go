@@ -35,7 +35,7 @@ func TestExamplePod(t *testing.T) {
 		t.Errorf("no device-mapper device has the root hash %s:\n%s", cluster.ExampleLayer2RootHash, table)
 	}
 	root, err := c.VMInfo(t.Context(), p.sandbox, `.config.disks[] | select(.id == "_disk0") | .path, .readonly`)
-	if want := fmt.Sprintf("%q\ntrue\n", c.Paths.RootDisk()); err != nil || root != want {
+	if want := fmt.Sprintf("%q\ntrue\n", c.Paths.Debug().RootDisk()); err != nil || root != want {
 		t.Errorf("the disk _disk0 is %s, %v, want %s", root, err, want)
 	}
 	if state, err := c.State(t.Context(), id); err != nil || !strings.HasPrefix(state, "CONTAINER_RUNNING") {
@@ -53,6 +53,20 @@ func TestGuestOnInitrd(t *testing.T) {
 	}
 	if out, err := c.VMInfo(t.Context(), p.sandbox, ".config.disks | length"); err != nil || out != "3\n" {
 		t.Errorf("%s disks, %v, want pause and two layers", out, err)
+	}
+}
+
+// The production image runs pods, and gives nobody a shell though its node's
+// configuration asks for the debug console.
+func TestProductionGuest(t *testing.T) {
+	c := start(t)
+	p := startPod(t, c, cluster.Pod{Name: "production", Handler: production})
+	id := p.run(cluster.Container{Name: "main"})
+	if out := p.exec(id, "ls", "/"); !strings.Contains(out, "LAYER_2") {
+		t.Errorf("the container's root: %s", out)
+	}
+	if out, err := c.Guest(t.Context(), p.sandbox, "echo shell"); err == nil || strings.Contains(out, "shell") {
+		t.Errorf("a shell in the production guest: %q, %v", out, err)
 	}
 }
 
