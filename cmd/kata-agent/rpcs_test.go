@@ -92,7 +92,8 @@ var answers = []answer{
 	unsupported("SetIPTables", &agentpb.SetIPTablesRequest{}),
 	unsupported("MemAgentMemcgSet", &agentpb.MemAgentMemcgConfig{}),
 	unsupported("MemAgentCompactSet", &agentpb.MemAgentCompactConfig{}),
-	unsupported("GetDiagnosticData", &agentpb.GetDiagnosticDataRequest{}),
+	{"GetDiagnosticData", &agentpb.GetDiagnosticDataRequest{LogType: "other", ContainerId: "box"}, codes.InvalidArgument, "other"},
+	{"GetDiagnosticData", &agentpb.GetDiagnosticDataRequest{LogType: "termination_log", ContainerId: "none"}, codes.InvalidArgument, "nvalid container id"},
 
 	{"RemoveContainer", &agentpb.RemoveContainerRequest{ContainerId: "box"}, codes.OK, ""},
 	{"RemoveContainer", &agentpb.RemoveContainerRequest{ContainerId: "box"}, codes.InvalidArgument, "nvalid container id"},
