@@ -60,7 +60,11 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r *agentpb.CreateContaine
 		return fmt.Errorf("create container %s: %w", id, err)
 	}
 	back.Add(c.Remove)
-	return s.enter(e, c)
+	if err = s.enter(e, c); err != nil {
+		return err
+	}
+	s.Storages.Keep(e.storages)
+	return nil
 }
 
 // reserve takes a container's id before the container exists.

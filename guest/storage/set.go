@@ -45,6 +45,7 @@ type Set struct {
 type mounted struct {
 	storage *agentpb.Storage
 	users   int
+	kept    bool // stays mounted without users
 	undo    undo.Stack
 	settled chan struct{} // closed when neither being mounted nor being unmounted
 }
@@ -80,7 +81,7 @@ func (s *Set) Acquire(ctx context.Context, st *agentpb.Storage, container string
 			s.mu.Unlock()
 			return fmt.Errorf("storage %s is mounted already, from %s %s, and differs from what is asked: %w",
 				st.GetMountPoint(), m.storage.GetDriver(), m.storage.GetSource(), errdefs.ErrAlreadyExists)
-		case m.users == 0 && !outlivesUsers(m.storage):
+		case m.users == 0 && !m.kept:
 			s.mu.Unlock() // a release of it failed
 			if err := s.unmount(ctx, m); err != nil {
 				return err
@@ -141,7 +142,7 @@ func (s *Set) Release(ctx context.Context, mountPoint string) error {
 		return nil
 	}
 	m.users = max(m.users-1, 0)
-	last := m.users == 0 && !outlivesUsers(m.storage)
+	last := m.users == 0 && !m.kept
 	s.mu.Unlock()
 	if !last {
 		return nil
@@ -149,11 +150,17 @@ func (s *Set) Release(ctx context.Context, mountPoint string) error {
 	return s.unmount(ctx, m)
 }
 
-// outlivesUsers says whether a storage stays when its last container goes: a
-// volume of the pod keeps its data for the next one, such as the successor of a
-// container that has failed.
-func outlivesUsers(st *agentpb.Storage) bool {
-	return st.GetDriver() == driverEphemeral || st.GetDriver() == driverLocal
+// Keep makes the volumes of the pod among mount points outlive their users: the
+// next container finds their data, such as the successor of one that has failed.
+// A volume whose only container was never made is not kept.
+func (s *Set) Keep(mountPoints []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, at := range mountPoints {
+		if m := s.mounts[at]; m != nil && (m.storage.GetDriver() == driverEphemeral || m.storage.GetDriver() == driverLocal) {
+			m.kept = true
+		}
+	}
 }
 
 // unmount takes m away, unless somebody has begun to use it again.

@@ -244,6 +244,13 @@ func TestVolumesOfThePodStay(t *testing.T) {
 	if err := s.Acquire(t.Context(), st, "a"); err != nil {
 		t.Skip(err) // not root
 	}
+	if err := s.Release(t.Context(), st.GetMountPoint()); err != nil || s.Find(st.GetMountPoint()) != nil {
+		t.Errorf("a volume of a container that was never made stays: %v", err)
+	}
+	if err := s.Acquire(t.Context(), st, "a"); err != nil {
+		t.Fatal(err)
+	}
+	s.Keep([]string{st.GetMountPoint()})
 	if err := errors.Join(os.WriteFile(st.GetMountPoint()+"/f", nil, 0o600), s.Release(t.Context(), st.GetMountPoint()), s.Acquire(t.Context(), st, "b")); err != nil {
 		t.Fatal(err)
 	}
