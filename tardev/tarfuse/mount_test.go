@@ -106,6 +106,7 @@ func TestMount(t *testing.T) {
 	fsys := open(t,
 		tar.Header{Name: "dir", Typeflag: tar.TypeDir, Mode: 0o750, Uid: 3, Gid: 4},
 		tar.Header{Name: "dir/file", Linkname: long, Mode: 0o640, Uid: 5},
+		tar.Header{Name: "dir/su", Linkname: "program", Mode: 0o6755},
 		tar.Header{Name: "hard", Typeflag: tar.TypeLink, Linkname: "dir/file"},
 		tar.Header{Name: "sym", Typeflag: tar.TypeSymlink, Linkname: "dir/file"},
 		tar.Header{Name: "char", Typeflag: tar.TypeChar, Devmajor: 10, Devminor: 300},
@@ -125,6 +126,9 @@ func TestMount(t *testing.T) {
 	file, hard := stat(t, dir+"/dir/file"), stat(t, dir+"/hard")
 	if file.Ino != hard.Ino || file.Mode != syscall.S_IFREG|0o640 || file.Uid != 5 || file.Size != int64(len(long)) {
 		t.Errorf("file %+v, hard link %+v", file, hard)
+	}
+	if st := stat(t, dir+"/dir/su"); st.Mode != syscall.S_IFREG|0o6755 {
+		t.Errorf("a program that is set-user-id and set-group-id has mode %#o", st.Mode)
 	}
 	if st := stat(t, dir); st.Ino != tardev.RootIno || st.Mode != syscall.S_IFDIR|0o555 {
 		t.Errorf("root %+v", st)

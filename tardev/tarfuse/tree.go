@@ -33,14 +33,29 @@ type node struct {
 // single is the tree of one layer: node ids are inode numbers.
 type single struct{ fs *tardev.FS }
 
-func (s single) inode(id uint64) (tardev.Inode, error) { return s.fs.Inode(id) }
+func (s single) inode(id uint64) (tardev.Inode, error) {
+	n, err := s.fs.Inode(id)
+	return s.withSetID(n, err)
+}
+
+// withSetID adds to a program's mode the bits that the index has not. Whether
+// they take effect is up to the mount that shows the layers as one: this one is
+// nosuid.
+func (s single) withSetID(n tardev.Inode, err error) (tardev.Inode, error) {
+	if err != nil {
+		return n, err
+	}
+	bits, err := s.fs.SetID(n)
+	n.Mode |= bits
+	return n, err
+}
 
 func (s single) lookup(dir uint64, name string) (uint64, tardev.Inode, error) {
 	d, err := s.fs.Inode(dir)
 	if err != nil {
 		return 0, tardev.Inode{}, err
 	}
-	n, err := s.fs.Lookup(d, name)
+	n, err := s.withSetID(s.fs.Lookup(d, name))
 	return n.Ino, n, err
 }
 
