@@ -87,14 +87,15 @@ type queue struct {
 	mu      sync.Mutex
 	waiting []*types.Envelope
 	more    chan struct{} // has room for one: there is something to do
-	closing chan struct{}
+	closing chan struct{} // closed: nothing more is entered
+	given   chan struct{} // closed: what was not taken yet is given up
 	done    chan struct{}
 }
 
 func newQueue(ctx context.Context, namespace, address string) *queue {
 	q := &queue{
 		namespace: namespace, address: address, log: log.G(ctx),
-		more: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
+		more: make(chan struct{}, 1), closing: make(chan struct{}), given: make(chan struct{}), done: make(chan struct{}),
 	}
 	if address == "" {
 		close(q.done)
@@ -135,7 +136,7 @@ func (q *queue) send(event proto.Message) {
 }
 
 // close waits until every event is taken, for flushTimeout at most, and ends the
-// queue.
+// queue. It may be called again.
 func (q *queue) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
@@ -148,8 +149,16 @@ func (q *queue) close(ctx context.Context) {
 	q.mu.Unlock()
 	select {
 	case <-q.done:
+		return
 	case <-ctx.Done():
-		q.log.Warn("some events were not taken")
+	}
+	q.log.Warn("some events were not taken")
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	select {
+	case <-q.given:
+	default:
+		close(q.given)
 	}
 }
 
@@ -187,7 +196,7 @@ func (q *queue) run(ctx context.Context) {
 }
 
 // deliver returns when the event was taken or is hopeless, or with false when
-// the queue was closed before.
+// the queue was given up before.
 func (q *queue) deliver(ctx context.Context, e *types.Envelope) bool {
 	pause, refusals := retryMin, 0
 	for {
@@ -202,13 +211,28 @@ func (q *queue) deliver(ctx context.Context, e *types.Envelope) bool {
 			}
 		}
 		q.log.WithError(err).WithField("topic", e.Topic).Debug("event was not taken")
-		select {
-		case <-time.After(pause):
-			pause = min(2*pause, retryMax)
-		case <-q.closing:
-			// One more attempt at once, then the time is up.
-			return q.forward(ctx, e) == nil
+		closing := q.closing
+		if pause == retryMin { // the shim is ending: there is no time for longer ones
+			closing = nil
 		}
+		select {
+		case <-q.given:
+			return false
+		case <-closing:
+			pause = retryMin
+		case <-time.After(pause):
+			pause = q.longer(pause)
+		}
+	}
+}
+
+// longer is the pause after the next attempt that fails.
+func (q *queue) longer(pause time.Duration) time.Duration {
+	select {
+	case <-q.closing:
+		return retryMin
+	default:
+		return min(2*pause, retryMax)
 	}
 }
 

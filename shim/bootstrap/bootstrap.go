@@ -77,7 +77,7 @@ func (m *Manager) start(ctx context.Context, id string, o shim.StartOpts, params
 		return "", err
 	}
 	if kind == mounts.PodContainer {
-		if !shim.CanConnect(address) {
+		if !alive(address) {
 			return "", fmt.Errorf("the shim of sandbox %s does not answer at %s: %w", sandboxID, address, errdefs.ErrUnavailable)
 		}
 		return address, shim.WriteAddress("address", address)
@@ -114,7 +114,7 @@ func listen(address string) (*net.UnixListener, error) {
 	if err == nil || !shim.SocketEaddrinuse(err) {
 		return l, err
 	}
-	if shim.CanConnect(address) {
+	if alive(address) {
 		return nil, fmt.Errorf("a shim answers at %s: %w", address, errdefs.ErrAlreadyExists)
 	}
 	if err := removeSocket(address); err != nil {

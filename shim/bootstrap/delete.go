@@ -61,7 +61,7 @@ func (m *Manager) clean(ctx context.Context, id, bundle string) error {
 	if err != nil {
 		address = ""
 	}
-	if kind == mounts.PodContainer && address != "" && shim.CanConnect(address) {
+	if kind == mounts.PodContainer && address != "" && alive(address) {
 		return nil
 	}
 	found, err := sandbox.Reap(ctx, m.StateDir, sandboxID, m.ReapVM)
@@ -78,7 +78,7 @@ func (m *Manager) clean(ctx context.Context, id, bundle string) error {
 	if err != nil {
 		return err
 	}
-	if address != "" && (ended || !shim.CanConnect(address)) {
+	if address != "" && (ended || !alive(address)) {
 		return removeSocket(address)
 	}
 	return nil

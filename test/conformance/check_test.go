@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"os/exec"
 	"path/filepath"
 	"slices"
 
@@ -93,6 +95,10 @@ func (s *shim) tryAttach(id string, changes ...change) error {
 	bundle := s.h.bundle(id, append([]change{inPod(s.id, id)}, changes...)...)
 	address, err := s.h.command(bundle, "-id", id, "start").Output()
 	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, exit.Stderr)
+		}
 		return fmt.Errorf("start %s: %w", id, err)
 	}
 	if want := "unix://" + socketOf(s.h.address, s.id); string(address) != want {

@@ -66,7 +66,8 @@ func (l *life) steps() []step {
 	}
 	add := func(id string, contents ...string) func() {
 		return func() {
-			if s.tryAttach(id) != nil {
+			if err := s.tryAttach(id); err != nil {
+				h.t.Log(err)
 				return
 			}
 			var layers []string
@@ -219,6 +220,7 @@ func (l *life) end() {
 	l.unwatch()
 	l.s.shutdown(l.s.id)
 	l.endByDelete()
+	l.h.eventually("the shim's end", func() bool { _, ok := l.h.processes()[l.s.pid]; return !ok }) // and with it its last event
 	for id := range l.silent {
 		l.h.t.Errorf("state of %s was not told within %v", id, answerLimit)
 	}
