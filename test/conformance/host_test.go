@@ -42,6 +42,7 @@ type host struct {
 	sandboxes []string
 	cgroups   []string // made by the story itself
 	run       string   // where the shim's /run/vc is seen
+	after     []func() // called when all has been checked
 	enter     []string // the program that runs the shim elsewhere, and its arguments
 	mu        sync.Mutex
 }
@@ -280,6 +281,9 @@ func (h *host) end() {
 		}
 	}
 	os.RemoveAll(h.dir)
+	for _, f := range h.after {
+		f()
+	}
 }
 
 // left lists what is there of the story's sandboxes.
