@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -265,6 +266,65 @@ func TestNamesBeyondMemory(t *testing.T) {
 	if !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrTar) {
 		t.Errorf("without a place for temporary files: %v", err)
 	}
+}
+
+// TestReaderListsManyInAnyPieces lists a directory of 100,000 names with ReadDir,
+// looks each up, and sees that the reader keeps nothing of it.
+func TestReaderListsManyInAnyPieces(t *testing.T) {
+	const count = 100_000
+	fsys := open(t, rawTar(many(count)))
+	before := heap()
+	for _, piece := range []int{-1, 1, 999, count, count + 1} {
+		f, err := fsys.Open("d")
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := 0
+		for {
+			list, err := f.(fs.ReadDirFile).ReadDir(piece)
+			for _, e := range list {
+				if want := fmt.Sprintf("f%06d", i); e.Name() != want {
+					t.Fatalf("in pieces of %d: name %d is %s, want %s", piece, i, e.Name(), want)
+				}
+				i++
+			}
+			if err == io.EOF || err == nil && piece < 0 {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i != count {
+			t.Errorf("in pieces of %d: %d names", piece, i)
+		}
+	}
+	for i := 0; i < count; i += 7 {
+		if _, err := fsys.Lstat(fmt.Sprintf("d/f%06d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if grown := heap() - before; grown > 1<<20 {
+		t.Errorf("the reader keeps %d KiB", grown>>10)
+	}
+	runtime.KeepAlive(fsys)
+}
+
+// many is a directory d with so many files, in no order.
+func many(count int) []byte {
+	blob := dir("d")
+	for i := range count {
+		blob = append(blob, member0(fmt.Sprintf("d/f%06d", i*7919%count), '0')...)
+	}
+	return blob
+}
+
+// heap returns the bytes of memory that are in use.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func TestReview(t *testing.T) {

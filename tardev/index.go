@@ -19,6 +19,7 @@ type index struct {
 	lost    func(path, what string)
 
 	parts, linkParts [][]byte // scratch
+	headerPath       []byte   // scratch
 }
 
 // longLink is a symbolic link whose target is in targets.
@@ -41,6 +42,7 @@ func (x *index) add(m *member) error {
 	if m.header.typeflag() == 'g' {
 		return nil // a global extended header is no file
 	}
+	x.readingLosses(m)
 	kind, known := kinds[m.header.typeflag()]
 	mode, err := m.header.mode()
 	parts, inside := split(x.parts[:0], m.path)

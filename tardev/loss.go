@@ -36,8 +36,7 @@ func typeName(typeflag byte) string {
 	return fmt.Sprintf("%q", typeflag)
 }
 
-// nameLosses reports what a member's names cannot be: those that the format reads
-// otherwise than POSIX, and those that Linux does not allow.
+// nameLosses reports names that Linux does not allow.
 func (x *index) nameLosses(m *member, name []byte) {
 	switch {
 	case len(name) > maxLinuxName:
@@ -48,16 +47,53 @@ func (x *index) nameLosses(m *member, name []byte) {
 	if m.header.typeflag() == '2' && len(m.link) > maxLinuxPath {
 		x.lostOf(m, "its target, which is longer than Linux allows: %d bytes", len(m.link))
 	}
+}
+
+// readingLosses reports where the format takes a tar for something else than POSIX
+// and other programs do.
+func (x *index) readingLosses(m *member) {
+	var path, link, size []byte // of the extended header
 	for key, value := range paxRecords(m.pax) {
-		switch {
-		case key == nil:
+		switch string(key) {
+		case "path":
+			path = value
+		case "linkpath":
+			link = value
+		case "size":
+			size = value
+		case "":
 			x.lostOf(m, "what its extended header says from here on, which is malformed: %.60q", value)
-		case string(key) == "path" && !bytes.Equal(value, m.path):
-			x.lostOf(m, "path %.200q of the extended header: another counts", value)
-		case string(key) == "linkpath" && !bytes.Equal(value, m.link) && strings.IndexByte("12", m.header.typeflag()) >= 0:
-			x.lostOf(m, "target %.200q of the extended header: %.200q counts", value, m.link)
 		}
 	}
+	x.headerPath = m.header.appendPath(x.headerPath[:0])
+	if other := firstOf(truncate(m.gnuPath), path, x.headerPath); !bytes.Equal(other, m.path) {
+		x.lostOf(m, "its path, which by POSIX is %.200q", other)
+	}
+	kind := m.header.typeflag()
+	if kind == '1' || kind == '2' {
+		if other := firstOf(truncate(m.gnuLink), link, m.header.link()); !bytes.Equal(other, m.link) {
+			x.lostOf(m, "its target, which by POSIX is %.200q", other)
+		}
+	}
+	if n, err := parseDecimal(string(size)); size != nil && (err != nil || n != m.size) {
+		x.lostOf(m, "its size, which by POSIX is %.40q", size)
+	}
+	if m.size > 0 && '1' <= kind && kind <= '6' {
+		x.lostOf(m, "%d bytes of data: other programs take them for the next members", m.size)
+	}
+	if kind == 0 && bytes.HasSuffix(m.path, []byte{'/'}) {
+		x.lostOf(m, "that it is a directory, as the slash says in old tars")
+	}
+}
+
+// firstOf returns the first text that is not empty.
+func firstOf(texts ...[]byte) []byte {
+	for _, t := range texts {
+		if len(t) > 0 {
+			return t
+		}
+	}
+	return nil
 }
 
 // rootLosses reports what an entry for the root says in vain.
@@ -94,15 +130,20 @@ func (x *index) losses(m *member, mode uint64) {
 	if mtime > maxMtime {
 		x.lostOf(m, "high bits of its time, which is %d", int64(mtime))
 	}
+	sparse := false
 	for key, value := range paxRecords(m.pax) {
-		if what := paxLoss(m, string(key), value, uid, gid, mtime); what != "" {
+		if bytes.HasPrefix(key, []byte("GNU.sparse.")) && !sparse {
+			sparse = true
+			x.lost(string(m.path), "its holes: it has the condensed form of a sparse file as content")
+		}
+		if what := paxLoss(string(key), value, uid, gid, mtime); what != "" {
 			x.lost(string(m.path), what)
 		}
 	}
 }
 
 // paxLoss says what of a record of an extended header is lost, if anything is.
-func paxLoss(m *member, key string, value []byte, uid, gid, mtime uint64) string {
+func paxLoss(key string, value []byte, uid, gid, mtime uint64) string {
 	for _, prefix := range []string{"SCHILY.xattr.", "LIBARCHIVE.xattr."} {
 		if name, ok := strings.CutPrefix(key, prefix); ok {
 			return fmt.Sprintf("extended attribute %s", name)
@@ -117,14 +158,10 @@ func paxLoss(m *member, key string, value []byte, uid, gid, mtime uint64) string
 		return fmt.Sprintf("file flags %q", value)
 	case strings.HasPrefix(key, "SCHILY.acl."):
 		return "access control list"
-	case key == "GNU.sparse.size", key == "GNU.sparse.realsize":
-		return fmt.Sprintf("its holes and size %.40q: it has the condensed form of a sparse file as content", value)
 	case key == "GNU.sparse.name":
 		return fmt.Sprintf("its name %.200q", value)
 	case key == "uid" && differs(uid), key == "gid" && differs(gid):
 		return fmt.Sprintf("%s %.40q of the extended header: the header's counts", key, value)
-	case key == "size" && differs(m.size):
-		return fmt.Sprintf("size %.40q of the extended header: %d counts", value, m.size)
 	case key == "mtime":
 		return paxTimeLoss(value, mtime)
 	}

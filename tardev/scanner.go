@@ -20,6 +20,8 @@ type member struct {
 	path      []byte
 	link      []byte // nil if there is none
 	pax       []byte // records of the extended header
+	// gnuPath and gnuLink are what a long name and a long link said, if anything.
+	gnuPath, gnuLink []byte
 }
 
 // scanner takes a tar as it streams by and calls found for each member, which is
@@ -226,13 +228,15 @@ func (s *scanner) member(size uint64) {
 		m.pax = s.pax.text
 	}
 	if s.longName.set {
-		m.path = trimNUL(s.longName.text)
+		m.gnuPath = s.longName.text
+		m.path = trimNUL(m.gnuPath)
 	} else if m.path, ok = paxValue(m.pax, "path"); !ok {
 		s.path = h.appendPath(s.path[:0])
 		m.path = s.path
 	}
 	if s.longLink.set {
-		m.link = trimNUL(s.longLink.text)
+		m.gnuLink = s.longLink.text
+		m.link = trimNUL(m.gnuLink)
 	} else if m.link, ok = paxValue(m.pax, "linkpath"); !ok && h[linkField] != 0 {
 		m.link = h.link()
 	}

@@ -214,6 +214,62 @@ func TestReadSuperblockRefuses(t *testing.T) {
 	}
 }
 
+// TestOneCountFitsADevice tries every count on devices of every size around those
+// where the tree gets another block or level: the one that is accepted, if any, is
+// that of data and tree which fill the device exactly.
+func TestOneCountFitsADevice(t *testing.T) {
+	var devices []uint64
+	for n := range uint64(400) {
+		devices = append(devices, n)
+	}
+	for _, data := range []uint64{128 * 128, 128*128 + 1, 2 * 128 * 128} {
+		exact := data + TreeBlocks(data) + 1
+		devices = append(devices, exact-1, exact, exact+1)
+	}
+	for _, blocks := range devices {
+		var raw [16]byte
+		binary.LittleEndian.PutUint32(raw[0:], BlockSize)
+		binary.LittleEndian.PutUint32(raw[4:], BlockSize)
+		device := lastBlock{int64(blocks) * BlockSize, &raw}
+		accepted := 0
+		for count := range blocks + 3 {
+			binary.LittleEndian.PutUint64(raw[8:], count)
+			sb, err := ReadSuperblock(device, device.size)
+			fits := count > 0 && count+TreeBlocks(count)+1 == blocks
+			if (err == nil) != fits || err != nil && !errors.Is(err, ErrSuperblock) {
+				t.Fatalf("%d data blocks on %d: %+v, error %v", count, blocks, sb, err)
+			}
+			if fits {
+				accepted++
+			}
+		}
+		for shift := range 64 { // sums that overflow, products that become small
+			for _, count := range []uint64{1 << shift, -blocks - 1, 1<<shift + blocks - 2, ^uint64(0) >> shift} {
+				binary.LittleEndian.PutUint64(raw[8:], count)
+				if _, err := ReadSuperblock(device, device.size); err == nil && count >= blocks {
+					t.Fatalf("%d data blocks on %d are accepted", count, blocks)
+				}
+			}
+		}
+		if accepted > 1 {
+			t.Errorf("a device of %d blocks has %d counts", blocks, accepted)
+		}
+	}
+}
+
+// lastBlock is a device of which the superblock alone can be read.
+type lastBlock struct {
+	size int64
+	raw  *[16]byte
+}
+
+func (d lastBlock) ReadAt(p []byte, off int64) (int, error) {
+	if off != d.size-512 || len(p) != len(d.raw) {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return copy(p, d.raw[:]), nil
+}
+
 func TestParams(t *testing.T) {
 	root := "3e180656327e86fa7aa220ff278695f1df2a2679e1aa80e8a454ccf0460c7d39"
 	sb := Superblock{BlockSize, BlockSize, 2}

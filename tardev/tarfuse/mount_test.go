@@ -3,11 +3,13 @@ package tarfuse
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -174,8 +176,10 @@ func readNames(t testing.TB, dir string) []string {
 	return names
 }
 
+// TestListingOfManyIsComplete lists 100,000 names in one go, with buffers of all
+// sizes, and from places to which it went back.
 func TestListingOfManyIsComplete(t *testing.T) {
-	const count = 20_000
+	const count = 100_000
 	members := []tar.Header{{Name: "d", Typeflag: tar.TypeDir}}
 	var want []string
 	for i := range count {
@@ -184,17 +188,74 @@ func TestListingOfManyIsComplete(t *testing.T) {
 		members = append(members, tar.Header{Name: "d/" + name})
 	}
 	slices.Sort(want)
-	dir := mount(t, open(t, members...), Options{})
-	if got := readNames(t, dir+"/d"); !slices.Equal(got, want) {
-		t.Errorf("%d names, want %d", len(got), len(want))
+	fsys := open(t, members...)
+	members = nil
+	before := heap()
+	dir := mount(t, fsys, Options{})
+	for _, size := range []int{300, 4096, 1 << 20} {
+		if got, _ := getdents(t, dir+"/d", size, 0); !slices.Equal(got, want) {
+			t.Errorf("buffers of %d bytes: %d names, want %d", size, len(got), count)
+		}
+	}
+	_, offsets := getdents(t, dir+"/d", 1<<20, 0)
+	for _, at := range []int{0, 1, 777, count / 2, count - 1} {
+		if got, _ := getdents(t, dir+"/d", 32<<10, offsets[at]); !slices.Equal(got, want[at+1:]) {
+			t.Errorf("from the name after number %d: %d names, want %d", at, len(got), count-at-1)
+		}
 	}
 	entries, err := os.ReadDir(dir + "/d")
 	if err != nil || len(entries) != count {
 		t.Fatalf("%d entries, error %v", len(entries), err)
 	}
-	for _, e := range entries[:100] {
-		if _, err := e.Info(); err != nil {
-			t.Error(err)
+	for i := 0; i < count; i += 997 {
+		info, err := entries[i].Info()
+		if err != nil || info.Name() != want[i] {
+			t.Errorf("entry %d: %v, want %s, error %v", i, info, want[i], err)
+		}
+	}
+	entries, offsets = nil, nil
+	if grown := heap() - before; grown > 16<<20 {
+		t.Errorf("serving the directory keeps %d KiB", grown>>10)
+	}
+}
+
+// heap returns the bytes of memory that are in use.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// getdents lists a directory from an offset on as getdents(2) gives it, the dots
+// left out, with the offset that follows each name.
+func getdents(t testing.TB, dir string, size int, from int64) (names []string, offsets []int64) {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := unix.Seek(int(f.Fd()), from, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, size)
+	for {
+		n, err := unix.Getdents(int(f.Fd()), buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			return names, offsets
+		}
+		for rest := buf[:n]; len(rest) > 0; {
+			record := binary.NativeEndian.Uint16(rest[16:])
+			name, _, _ := strings.Cut(string(rest[19:record]), "\x00")
+			if name != "." && name != ".." {
+				names = append(names, name)
+				offsets = append(offsets, int64(binary.NativeEndian.Uint64(rest[8:])))
+			}
+			rest = rest[record:]
 		}
 	}
 }
