@@ -233,5 +233,5 @@ func (s service) GetDiagnosticData(_ context.Context, r *agentpb.GetDiagnosticDa
 	if c == nil {
 		return nil, s.a.flavour.noContainer(r.GetContainerId())
 	}
-	return &agentpb.GetDiagnosticDataResponse{Data: c.process("").script.LastWords}, nil
+	return &agentpb.GetDiagnosticDataResponse{Data: s.a.scriptFor(c.request.GetOCI().GetProcess().GetArgs()).LastWords}, nil
 }
