@@ -124,7 +124,9 @@ func (l losses) told(p, what string) (comparable bool) {
 	}
 	p = key(p)
 	at[p] = true
-	if dir, base := path.Split(p); strings.HasPrefix(base, ".wh.") {
+	if dir, base := path.Split(p); base == ".wh..wh..opq" {
+		at[strings.TrimSuffix(dir, "/")] = true
+	} else if strings.HasPrefix(base, ".wh.") {
 		at[dir+strings.TrimPrefix(base, ".wh.")] = true
 	}
 	return true
