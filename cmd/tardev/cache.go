@@ -24,10 +24,12 @@ import (
 
 // cacheOptions say whose layers are computed, and where the result goes.
 type cacheOptions struct {
-	Image    string // name in a registry, or directory in the OCI image layout
-	Output   string
-	Insecure bool
-	Platform string
+	Image      string // name in a registry or containerd, or directory in the OCI image layout
+	Output     string
+	Insecure   bool
+	Platform   string
+	Containerd string // socket, "" for none
+	Namespace  string // of containerd
 }
 
 // cacheEntry is an element of the layer cache that genpolicy reads and writes.
@@ -38,15 +40,16 @@ type cacheEntry struct {
 
 // layerCache adds the layers of an image to the cache. The file changes whole or
 // not at all.
-func layerCache(ctx context.Context, o cacheOptions, stdout, stderr io.Writer) error {
+func layerCache(ctx context.Context, o cacheOptions, stdout, stderr io.Writer) (err error) {
 	entries, err := readCache(o.Output)
 	if err != nil {
 		return err
 	}
-	image, err := openImage(ctx, o)
+	image, closer, err := openImage(ctx, o)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, closer.Close()) }()
 	layers, err := image.Layers()
 	if err != nil {
 		return fmt.Errorf("image %s: %w", o.Image, err)
@@ -90,13 +93,19 @@ func cacheLayer(ctx context.Context, l v1.Layer, entries []cacheEntry, stderr io
 	return cacheEntry{DiffID: built.DiffID, VerityHash: built.RootHash}, nil
 }
 
-func openImage(ctx context.Context, o cacheOptions) (v1.Image, error) {
+// openImage finds the image. Whoever has read it closes what it came from.
+func openImage(ctx context.Context, o cacheOptions) (v1.Image, io.Closer, error) {
 	platform, err := v1.ParsePlatform(o.Platform)
 	if err != nil {
-		return nil, fmt.Errorf("platform %q: %w", o.Platform, err)
+		return nil, nil, fmt.Errorf("platform %q: %w", o.Platform, err)
 	}
+	if o.Containerd != "" {
+		return containerdImage(ctx, o.Containerd, o.Namespace, o.Image, *platform)
+	}
+	nothing := io.NopCloser(nil)
 	if info, statErr := os.Stat(o.Image); statErr == nil && info.IsDir() {
-		return layoutImage(o.Image, *platform)
+		image, layoutErr := layoutImage(o.Image, *platform)
+		return image, nothing, layoutErr
 	}
 	var options []name.Option
 	if o.Insecure {
@@ -104,13 +113,13 @@ func openImage(ctx context.Context, o cacheOptions) (v1.Image, error) {
 	}
 	ref, err := name.ParseReference(o.Image, options...)
 	if err != nil {
-		return nil, fmt.Errorf("image %q is neither a directory nor the name of an image: %w", o.Image, err)
+		return nil, nil, fmt.Errorf("image %q is neither a directory nor the name of an image: %w", o.Image, err)
 	}
 	image, err := remote.Image(ref, remote.WithContext(ctx), remote.WithPlatform(*platform), remote.WithAuthFromKeychain(authn.DefaultKeychain))
 	if err != nil {
-		return nil, fmt.Errorf("fetch image %s: %w", ref, err)
+		return nil, nil, fmt.Errorf("fetch image %s: %w", ref, err)
 	}
-	return image, nil
+	return image, nothing, nil
 }
 
 // layoutImage finds the one image of a platform in an OCI image layout.

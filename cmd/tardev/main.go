@@ -88,10 +88,12 @@ func command(stdin io.Reader, stdout, stderr io.Writer) *cli.Command {
 			{
 				Name: "layer-cache", ArgsUsage: "IMAGE|OCI-DIR",
 				Usage:       "write the root hash of every layer of an image, by its diff id",
-				Description: "The argument is the name of an image in a registry, or a directory in the OCI image\nlayout. Layers that the file has are not computed again.",
+				Description: "The argument is the name of an image in a registry or, with --containerd, in its image\nstore, or a directory in the OCI image layout. Layers that the file has are not computed again.",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "layers-cache.json", Usage: "the `FILE` to write or add to"},
 					&cli.BoolFlag{Name: "insecure", Usage: "speak plain HTTP to the registry"},
+					&cli.StringFlag{Name: "containerd", Usage: "read the image from the containerd at `SOCKET`, such as /run/containerd/containerd.sock"},
+					&cli.StringFlag{Name: "namespace", Aliases: []string{"n"}, Value: "k8s.io", Usage: "containerd's `NAMESPACE`"},
 					&cli.StringFlag{Name: "platform", Value: "linux/amd64", Usage: "`OS/ARCH` to choose of an image for several"},
 				},
 				Action: func(ctx context.Context, c *cli.Command) error {
@@ -101,6 +103,7 @@ func command(stdin io.Reader, stdout, stderr io.Writer) *cli.Command {
 					}
 					return layerCache(ctx, cacheOptions{
 						Image: args[0], Output: c.String("output"), Insecure: c.Bool("insecure"), Platform: c.String("platform"),
+						Containerd: c.String("containerd"), Namespace: c.String("namespace"),
 					}, stdout, stderr)
 				},
 			},
