@@ -126,8 +126,23 @@ type Disk struct {
 // Exit tells how a VMM ended.
 type Exit struct {
 	At     time.Time
+	Kind   ExitKind
 	Reason string // for people: "exit status 0", "signal: killed", "guest rebooted"
 }
+
+// ExitKind is what ended a machine.
+type ExitKind string
+
+// The ends of machines.
+const (
+	ExitStopped     ExitKind = "stopped"      // Stop was called
+	ExitGuestOff    ExitKind = "guest off"    // the guest powered itself off
+	ExitGuestReboot ExitKind = "guest reboot" // which is the end: its containers are lost
+	ExitGuestPanic  ExitKind = "guest panic"  // its kernel panicked
+	ExitVMM         ExitKind = "VMM"          // it ended by itself, whatever its exit status
+	ExitFilter      ExitKind = "filter"       // its system call filter killed it
+	ExitKilled      ExitKind = "killed"       // by any other signal
+)
 
 // Process identifies a process on this host beyond the reuse of its pid.
 type Process struct {

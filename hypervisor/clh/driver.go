@@ -84,7 +84,11 @@ func (d *Driver) launch(ctx context.Context, spec hypervisor.Spec) (_ *Machine, 
 	if err != nil {
 		return nil, err
 	}
-	p, err := start(d.o.Path, d.args(spec), spec.NetNS, listener)
+	keep := vmmCapabilities
+	if spec.Confidential != nil {
+		keep = protectedCapabilities
+	}
+	p, err := start(d.o.Path, d.args(spec), spec.NetNS, keep, listener)
 	listener.Close()
 	if err != nil {
 		return nil, err
@@ -114,7 +118,7 @@ func (d *Driver) args(spec hypervisor.Spec) []string {
 // makeDir makes the machine's directory, which must not exist: what is in it
 // would be another machine's.
 func makeDir(dir string, back *undo.Stack) error {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o750); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {

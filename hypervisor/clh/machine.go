@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,9 +35,11 @@ type Machine struct {
 
 	mu     sync.Mutex
 	state  state
-	reason string // why the machine was given up, "" if it was not
-	boots  int    // how often the guest has begun to boot
-	closed bool   // no more workers
+	asked  bool                // Stop was called before the VMM ended
+	said   string              // the VMM's last line when it had booted the guest
+	cause  hypervisor.ExitKind // why the machine was given up, "" if it was not
+	boots  int                 // how often the guest has begun to boot
+	closed bool                // no more workers
 }
 
 var _ hypervisor.VM = (*Machine)(nil)
@@ -129,6 +132,9 @@ func (m *Machine) boot(ctx context.Context) error {
 	if err := m.api.boot(ctx, m.o.BootTimeout); err != nil {
 		return err
 	}
+	m.mu.Lock()
+	m.said = lastLines(m.process.stderr.String(), 1)
+	m.mu.Unlock()
 	info, err := m.expect(ctx, api.VmInfoStateRunning)
 	if err != nil {
 		return err
@@ -172,20 +178,19 @@ func (s state) String() string {
 	return [...]string{"created", "booting", "running", "failed"}[s]
 }
 
-// explain adds to err how the VMM ended, if it did, and what was printed last.
+// explain adds to err how the VMM ended, if it did, and what was printed: the
+// VMM's last lines, and of the guest's console all that was kept.
 func (m *Machine) explain(err error) error {
 	const lines = 20
 	m.process.drain()
 	if m.lifetime.Err() != nil {
-		err = fmt.Errorf("%w (VMM: %s)", err, m.exit().Reason)
+		err = fmt.Errorf("%w (%s)", err, m.exit().Reason)
 	}
-	for _, s := range []struct {
-		name string
-		text string
-	}{{"VMM", m.process.stderr.String()}, {"guest's console", m.process.console.String()}} {
-		if text := lastLines(s.text, lines); text != "" {
-			err = fmt.Errorf("%w\nlast lines of the %s:\n%s", err, s.name, text)
-		}
+	if text := lastLines(m.process.stderr.String(), lines); text != "" {
+		err = fmt.Errorf("%w\nlast lines of the VMM:\n%s", err, text)
+	}
+	if text := strings.TrimRight(m.process.console.String(), "\r\n"); text != "" {
+		err = fmt.Errorf("%w\nthe guest's console:\n%s", err, text)
 	}
 	return err
 }
@@ -211,67 +216,11 @@ func (m *Machine) Wait(ctx context.Context) (hypervisor.Exit, error) {
 	}
 }
 
-// exit is to be called once the VMM has exited.
-func (m *Machine) exit() hypervisor.Exit {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e := hypervisor.Exit{At: m.process.at, Reason: m.process.state}
-	if m.reason != "" {
-		e.Reason = m.reason
-	}
-	return e
-}
-
 // Process identifies the VMM.
 func (m *Machine) Process() hypervisor.Process { return m.process.id }
 
 // Console returns the last lines the guest printed.
 func (m *Machine) Console() string { return m.process.console.String() }
-
-// handle is called for each event, in order.
-func (m *Machine) handle(e event) {
-	switch e.Source + "/" + e.Event {
-	case "vm/device-removed":
-		m.devices.removed(e.Properties.ID)
-	case "virtio-device/activated":
-		m.devices.activated(e.Properties.ID)
-	case "vm/rebooting":
-		m.giveUp("guest rebooted", 0)
-	case "vm/booting": // up to version 38 a reboot is a second boot
-		m.mu.Lock()
-		m.boots++
-		again := m.boots > 1
-		m.mu.Unlock()
-		if again {
-			m.giveUp("guest rebooted", 0)
-		}
-	case "vm/shutdown":
-		m.giveUp("guest powered off", offTimeout)
-	case "guest/panic":
-		m.giveUp("guest panicked", 0)
-	}
-}
-
-// giveUp ends a machine in which nothing runs any more, by force if the VMM has
-// not exited after grace. The first reason counts; Stop needs none.
-func (m *Machine) giveUp(reason string, grace time.Duration) {
-	m.mu.Lock()
-	known := m.reason != "" || m.stopRequested()
-	if !known {
-		m.reason = reason
-	}
-	m.mu.Unlock()
-	if known {
-		return
-	}
-	m.work(func() {
-		select {
-		case <-m.process.exited:
-		case <-time.After(grace):
-			m.process.kill()
-		}
-	})
-}
 
 // work runs f in the background, unless the machine is being removed. f is to
 // end when lifetime does.
@@ -282,6 +231,3 @@ func (m *Machine) work(f func()) {
 		m.workers.Go(f)
 	}
 }
-
-// stopRequested says whether somebody stops the machine.
-func (m *Machine) stopRequested() bool { return len(m.stopping) == 0 }

@@ -147,22 +147,6 @@ func TestDiskStaysOpenUntilTheGuestLetsGo(t *testing.T) {
 	}
 }
 
-func TestGuestThatEndsByItselfIsGone(t *testing.T) {
-	for do, want := range map[string]string{
-		"reboot": "guest rebooted", "poweroff": "guest powered off", "panic": "guest panicked", "die": "guest powered off",
-	} {
-		t.Run(do, func(t *testing.T) {
-			h := newHost(t, memory.Script{Guest: []memory.Step{{After: memory.Duration(20 * time.Millisecond), Do: do, Text: "crash"}}})
-			vm := h.boot()
-			e, err := vm.Wait(t.Context())
-			if err != nil || e.Reason != want {
-				t.Errorf("Wait: %+v, %v, want %q", e, err, want)
-			}
-			wantGone(t, h, vm)
-		})
-	}
-}
-
 func TestKilledVMMIsGone(t *testing.T) {
 	h := newHost(t, memory.Script{})
 	vm := h.boot()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -28,15 +27,16 @@ type process struct {
 	stderr  tail
 	events  *os.File // read end of the event stream
 	outputs []*os.File
-	drained chan struct{} // closed when the outputs have been read to their end
-	exited  chan struct{} // closed once state is set
-	state   string        // "exit status 0", "signal: killed"
+	drained chan struct{}  // closed when the outputs have been read to their end
+	exited  chan struct{}  // closed once state is set
+	state   string         // "exit status 0", "signal: killed"
+	signal  syscall.Signal // that ended it, 0: none
 	at      time.Time
 }
 
 // start runs the VMM at path. The files follow standard error in its descriptor
 // table, from 3 on; the write end of the event stream comes last of them.
-func start(path string, args []string, netns string, listener *os.File) (_ *process, err error) {
+func start(path string, args []string, netns string, keep []uintptr, listener *os.File) (_ *process, err error) {
 	p := &process{console: tail{max: maxConsole}, stderr: tail{max: maxStderr}, drained: make(chan struct{}), exited: make(chan struct{})}
 	var theirs, ours []*os.File
 	defer func() {
@@ -63,7 +63,7 @@ func start(path string, args []string, netns string, listener *os.File) (_ *proc
 	p.cmd.Dir = "/"
 	// A group of its own: signals to the shim's group are not for the VMM.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err = inNetNS(netns, p.cmd.Start); err != nil {
+	if err = confined(netns, keep, p.cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
 	p.id = hypervisor.Process{PID: p.cmd.Process.Pid}
@@ -71,6 +71,10 @@ func start(path string, args []string, netns string, listener *os.File) (_ *proc
 	if p.id.StartTime, err = startTime(p.id.PID); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", path, err), p.cmd.Process.Kill(), p.cmd.Wait())
 	}
+	if err = raiseFiles(p.id.PID); err != nil && !errors.Is(err, unix.ESRCH) {
+		return nil, errors.Join(fmt.Errorf("start %s: %w", path, err), p.cmd.Process.Kill(), p.cmd.Wait())
+	}
+	err = nil
 	go p.read()
 	go p.wait()
 	return p, nil
@@ -86,6 +90,9 @@ func (p *process) wait() {
 	switch {
 	case p.cmd.ProcessState != nil:
 		p.state = p.cmd.ProcessState.String()
+		if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			p.signal = ws.Signal()
+		}
 	case errors.Is(err, syscall.ECHILD): // somebody reaps all children of this process
 		p.state = "exit status unknown"
 	default:
@@ -133,39 +140,4 @@ func copyTo(t *tail, r *os.File) {
 			return
 		}
 	}
-}
-
-// inNetNS runs f on a thread that is in the network namespace at path, if that
-// is not empty.
-func inNetNS(path string, f func() error) error {
-	if path == "" {
-		return f()
-	}
-	result := make(chan error, 1)
-	go func() { result <- onThread(path, f) }()
-	return <-result
-}
-
-// onThread is to be run on a goroutine of its own: where the way back fails it
-// takes its thread to the grave.
-func onThread(path string, f func() error) error {
-	runtime.LockOSThread()
-	back, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return fmt.Errorf("open the current network namespace: %w", err)
-	}
-	defer back.Close()
-	there, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
-	}
-	defer there.Close()
-	if err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter network namespace %s: %w", path, err)
-	}
-	err = f()
-	if unix.Setns(int(back.Fd()), unix.CLONE_NEWNET) == nil {
-		runtime.UnlockOSThread()
-	}
-	return err
 }

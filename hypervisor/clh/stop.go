@@ -38,6 +38,9 @@ func (m *Machine) endProcess(ctx context.Context) error {
 	if m.waitExit(ctx, 0) {
 		return nil
 	}
+	m.mu.Lock()
+	m.asked = true
+	m.mu.Unlock()
 	err := m.shutdown(ctx)
 	if err == nil && m.waitExit(ctx, m.o.StopTimeout) {
 		return nil

@@ -127,6 +127,10 @@ func (b *Backend) play(m clhserver.Machine) {
 				b.events.Died(fmt.Errorf("%s", step.Text))
 			case "print":
 				say(m.Serial, step.Text)
+			case "exit":
+				exit(step.Status, step.Text)
+			case "kill":
+				kill(step.Signal, step.Text)
 			}
 		})
 	}

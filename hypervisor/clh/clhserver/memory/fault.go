@@ -40,12 +40,12 @@ var faults = map[string]func(ctx context.Context, f Fault, serve func() clhserve
 		return clhserver.Response{Drop: true}
 	},
 	"die": func(_ context.Context, f Fault, _ func() clhserver.Response) clhserver.Response {
-		die(f.Status, f.Text)
+		f.die()
 		return clhserver.Response{Drop: true}
 	},
 	"die-after": func(_ context.Context, f Fault, serve func() clhserver.Response) clhserver.Response {
 		serve()
-		die(f.Status, f.Text)
+		f.die()
 		return clhserver.Response{Drop: true}
 	},
 }
@@ -92,13 +92,31 @@ func sleep(ctx context.Context, d Duration) {
 }
 
 // die ends the process as a crash does: nothing is cleaned up.
-func die(status int, text string) {
+func (f Fault) die() {
+	if f.Status != 0 {
+		exit(f.Status, f.Text)
+	}
+	kill(f.Signal, f.Text)
+}
+
+func exit(status int, text string) {
 	if text != "" {
 		fmt.Fprintln(os.Stderr, text)
 	}
-	if status != 0 {
-		os.Exit(status)
+	os.Exit(status)
+}
+
+// kill has the process die of a signal, SIGKILL if that is 0. Go's runtime handles
+// most of them, so a program without it takes the process over first.
+func kill(signal int, text string) {
+	if text != "" {
+		fmt.Fprintln(os.Stderr, text)
 	}
+	if signal == 0 {
+		signal = int(syscall.SIGKILL)
+	}
+	err := syscall.Exec("/bin/sh", []string{"sh", "-c", fmt.Sprintf("kill -%d $$", signal)}, nil)
+	fmt.Fprintf(os.Stderr, "die of signal %d: %v\n", signal, err)
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {}
 }

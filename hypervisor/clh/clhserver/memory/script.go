@@ -53,9 +53,14 @@ type Script struct {
 
 // Step is something the guest does.
 type Step struct {
-	After Duration `json:"after"`          // since vm.boot
-	Do    string   `json:"do"`             // "poweroff", "reboot", "panic", "die", "print"
-	Text  string   `json:"text,omitempty"` // of "print" and "die"
+	After Duration `json:"after"` // since vm.boot
+	// Do is "poweroff", "reboot", "panic" or "print", or of the VMM: "die" (a part
+	// of it fails, and it ends as after a power-off), "exit" with Status, "kill" by
+	// Signal.
+	Do     string `json:"do"`
+	Text   string `json:"text,omitempty"` // of "print", "die", "exit" and "kill"
+	Status int    `json:"status,omitempty"`
+	Signal int    `json:"signal,omitempty"`
 }
 
 // Fault is something that goes wrong with one call of the API, or with all.
@@ -74,6 +79,7 @@ type Fault struct {
 	//	die-after  does it, then dies
 	Do     string   `json:"do"`
 	Status int      `json:"status,omitempty"`
+	Signal int      `json:"signal,omitempty"` // that "die" dies of where Status is 0; 0: SIGKILL
 	Text   string   `json:"text,omitempty"`
 	For    Duration `json:"for,omitempty"`
 	// Mark is the path of an empty file to make when the fault happens, so that a
@@ -140,7 +146,7 @@ func (s Script) check() error {
 	}
 	for _, g := range s.Guest {
 		switch g.Do {
-		case "poweroff", "reboot", "panic", "die", "print":
+		case "poweroff", "reboot", "panic", "die", "print", "exit", "kill":
 		default:
 			return fmt.Errorf("script of the machine: the guest cannot %q: %w", g.Do, errdefs.ErrInvalidArgument)
 		}

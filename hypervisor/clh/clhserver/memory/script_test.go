@@ -17,7 +17,7 @@ import (
 func TestScriptIsReadAsWritten(t *testing.T) {
 	want := Script{
 		Vsock: map[uint32]string{1024: "/tmp/{id}.sock"}, Hybrid: "/h", Up: Duration(time.Second), Console: "hello\n",
-		Eject: Never, Reserved: []uint8{1, 2}, Version: "53", Guest: []Step{{Duration(time.Millisecond), "print", "x"}},
+		Eject: Never, Reserved: []uint8{1, 2}, Version: "53", Guest: []Step{{After: Duration(time.Millisecond), Do: "kill", Text: "x", Signal: 31}},
 		Faults: []Fault{{Endpoint: "vm.boot", Call: 1, Do: "late", For: Duration(time.Minute)}},
 	}
 	got, err := ParseScript([]byte(want.String()))
