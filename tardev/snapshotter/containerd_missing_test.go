@@ -57,13 +57,16 @@ func TestContainerdLostTheBlob(t *testing.T) {
 	n.ctr(strings.Fields(command)...)
 	// containerd's garbage collection may yet take the first layer from under it. A
 	// container needs kata-overlay, too, which is not in containerd's PATH here.
-	n.wait("layers", func() error {
-		text, err := n.try(create...)
-		if got := n.entries("layers"); len(got) != 2 {
-			return fmt.Errorf("layer files %q, %w: %s", got, err, text)
+	n.wait("the container's snapshot", func() error {
+		text, _ := n.try(create...)
+		if _, err := n.try("-n", "other", "snapshots", "--snapshotter", "tardev", "info", "c"); err != nil {
+			return fmt.Errorf("%w: %s", err, text)
 		}
 		return nil
 	})
+	if got := n.entries("layers"); len(got) != 2 {
+		t.Errorf("layer files %q", got)
+	}
 	n.ctr("-n", "other", "snapshots", "--snapshotter", "tardev", "rm", "c")
 	n.ctr("-n", "other", "images", "rm", "--sync", ref)
 	if left := n.entries("layers"); len(left) != 0 {

@@ -82,7 +82,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		deaths := make([]death, chunk)
 		var wg sync.WaitGroup
 		for i := range deaths {
-			deaths[i].root = t.TempDir()
+			deaths[i].root = memoryDir(t)
 			l.copyTo(t, deaths[i].root)
 			wg.Go(func() { deaths[i].dieAt(t.Context(), from+i, c.dir) })
 		}
@@ -161,9 +161,9 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 }
 
 func (l *life) cutAt(t *testing.T, c Content, step int, names bool) (ended bool) {
-	root := t.TempDir()
+	root := memoryDir(t)
 	l.copyTo(t, root)
-	v := &volatile{disk: hostDisk{}, old: t.TempDir(), pending: map[string][]func() error{}}
+	v := &volatile{disk: hostDisk{}, old: memoryDir(t), pending: map[string][]func() error{}}
 	n := 0
 	on := &steps{v, func(string, string) error {
 		if n++; n >= step {

@@ -50,7 +50,7 @@ func TestDiskFailsAtEveryStep(t *testing.T) {
 }
 
 func (l *life) failAt(t *testing.T, c Content, step int, fault diskFault) (ended bool) {
-	root := t.TempDir()
+	root := memoryDir(t)
 	l.copyTo(t, root)
 	n, well := 0, false
 	var failed []string

@@ -36,7 +36,7 @@ func (l *life) shared() string { return "default/5/" + l.chains[0].String() }
 // newLife makes a store with the base layer in it.
 func newLife(t testing.TB, c *contentStore) *life {
 	t.Helper()
-	root := t.TempDir()
+	root := memoryDir(t)
 	l := &life{root: root}
 	l.layers, l.chains = c.image(t, baseTar(t), goldenTar())
 	s := newSnapshotter(t, root, c)
@@ -47,6 +47,23 @@ func newLife(t testing.TB, c *contentStore) *life {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// memoryDir is a temporary directory in memory, if there is such a file system:
+// thousands of syncs take a minute on a busy disk, and what they do is up to the
+// disk that a test puts before it.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "tardev-snapshotter-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // copyTo gives a root what newLife has made, without writing it again: a store

@@ -37,7 +37,7 @@ func TestUnreadableMetadataCostsNoLayer(t *testing.T) {
 
 func testUnreadable(t *testing.T, damage func(t *testing.T, path string)) {
 	c := newContent(t)
-	l, root := newLife(t, c), t.TempDir()
+	l, root := newLife(t, c), memoryDir(t)
 	l.copyTo(t, root)
 	damage(t, filepath.Join(root, "snapshots", LayerName(l.base())))
 	layer := filepath.Join(root, "layers", LayerName(l.base()))
