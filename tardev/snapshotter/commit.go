@@ -84,7 +84,7 @@ func (s *Snapshotter) commit(ctx context.Context, name string, active *snapshot,
 		all = map[string]string{}
 	}
 	maps.Copy(all, labels)
-	r := record{Kind: snapshots.KindCommitted, Name: name, Parent: active.record.Parent, Labels: all, Created: timestampOf(time.Now())}
+	r := record{Kind: snapshots.KindCommitted, Name: name, Parent: active.record.Parent, Labels: all}
 
 	m := active.applied.made
 	if active.applied.layer != LayerName(name) {
@@ -94,7 +94,8 @@ func (s *Snapshotter) commit(ctx context.Context, name string, active *snapshot,
 		back.Add(func(context.Context) error { return s.releaseLayer(name) })
 	}
 	r.Labels[LabelRootHash] = m.rootHash
-	r.Updated = timestampOf(time.Now())
+	r.Created = timestampOf(time.Now())
+	r.Updated = r.Created
 	if err := s.store.show(committed, r); err != nil {
 		return err
 	}
