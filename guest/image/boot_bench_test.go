@@ -3,6 +3,7 @@ package image
 import (
 	"bufio"
 	"context"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -51,23 +52,35 @@ func BenchmarkBoot(b *testing.B) {
 		name, kernel string
 		compression  Compression
 		params, cpu  string
+		disk         bool // the root disk and the ramdisk that opens it
 	}{
-		{"vmlinuz", BzImageFile, Uncompressed, "", "qemu64"},
-		{"vmlinux", KernelFile, Uncompressed, "", "qemu64"},
-		{"vmlinux-zstd", KernelFile, Zstd, "", "qemu64"},
-		{"vmlinux-gzip", KernelFile, Gzip, "", "qemu64"},
-		{"vmlinux-notests", KernelFile, Uncompressed, "cryptomgr.notests", "qemu64"},
-		{"vmlinux-notests-nehalem", KernelFile, Uncompressed, "cryptomgr.notests", "Nehalem"},
-		{"vmlinux-notests-max", KernelFile, Uncompressed, "cryptomgr.notests", "max"},
+		{"vmlinuz", BzImageFile, Uncompressed, "", "qemu64", false},
+		{"vmlinux", KernelFile, Uncompressed, "", "qemu64", false},
+		{"vmlinux-zstd", KernelFile, Zstd, "", "qemu64", false},
+		{"vmlinux-gzip", KernelFile, Gzip, "", "qemu64", false},
+		{"vmlinux-notests", KernelFile, Uncompressed, "cryptomgr.notests", "qemu64", false},
+		{"vmlinux-notests-nehalem", KernelFile, Uncompressed, "cryptomgr.notests", "Nehalem", false},
+		{"vmlinux-notests-max", KernelFile, Uncompressed, "cryptomgr.notests", "max", false},
+		{"root-disk-notests", KernelFile, Uncompressed, "cryptomgr.notests", "qemu64", true},
 	} {
 		b.Run(test.name, func(b *testing.B) {
 			dir := dirs[test.compression]
+			initrd, params, args := InitrdFile, test.params, []string(nil)
+			if test.disk {
+				hash, err := os.ReadFile(filepath.Join(dir, RootHashFile))
+				if err != nil {
+					b.Fatal(err)
+				}
+				initrd, params = RootInitrdFile, params+" kata.root_hash="+strings.TrimSpace(string(hash))
+				args = []string{"-drive", "if=virtio,format=raw,readonly=on,file=" + filepath.Join(dir, RootFile)}
+			}
+			args = append(args, "-M", "pc", "-accel", "tcg", "-cpu", test.cpu,
+				"-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
+				"-kernel", filepath.Join(dir, test.kernel), "-initrd", filepath.Join(dir, initrd),
+				"-append", "console=ttyS0 panic=1 no_timer_check noreplace-smp quiet "+params)
 			var took []time.Duration
 			for b.Loop() {
-				took = append(took, timeToAgent(b, exec.Command(qemu, "-M", "pc", "-accel", "tcg", "-cpu", test.cpu,
-					"-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
-					"-kernel", filepath.Join(dir, test.kernel), "-initrd", filepath.Join(dir, InitrdFile),
-					"-append", "console=ttyS0 panic=1 no_timer_check noreplace-smp quiet "+test.params)))
+				took = append(took, timeToAgent(b, exec.Command(qemu, args...)))
 			}
 			slices.Sort(took)
 			b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "median-ms")

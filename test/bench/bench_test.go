@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -35,5 +36,22 @@ func TestParseBenchmarks(t *testing.T) {
 	}
 	if got := figure(results[0].values["MB/s"], "MB/s"); got != "450 MB/s" {
 		t.Error(got)
+	}
+}
+
+func TestMemoryBesideTheGuests(t *testing.T) {
+	smaps := "7f0000000000-7f0020000000 rw-s 00000000 00:01 1 /memfd:memory (deleted)\nSize: 524288 kB\nPss: 102400 kB\n" +
+		"7e0000000000-7e0020000000 rw-p 00000000 00:00 0\nPss: 51200 kB\n" + // anonymous, of the guest's size
+		"55d000000000-55d000800000 r-xp 00000000 08:01 2 /usr/bin/vmm\nRss: 8192 kB\nPss: 2048 kB\nPss_Anon: 9 kB\n" +
+		"55d100000000-55d100100000 rw-p 00000000 00:00 0 [heap]\nPss: 1024 kB\n"
+	if got := pssWithout(smaps, 512); got != 3 {
+		t.Errorf("%v MiB, want 3", got)
+	}
+}
+
+func TestPlot(t *testing.T) {
+	text := plot(samples{"boot": {time.Second, 2 * time.Second, 3 * time.Second}, "agent": {90 * time.Millisecond}, "runp": {time.Hour}})
+	if !strings.Contains(text, "x-axis [boot, agent]\n") || !strings.Contains(text, "bar [2000, 90]\n") {
+		t.Error(text)
 	}
 }

@@ -20,7 +20,7 @@ var benchmark = regexp.MustCompile(`(?m)^func Benchmark`)
 
 // goBenchmarks runs the module's benchmarks ten times and makes a table of the
 // medians.
-func goBenchmarks(ctx context.Context) (string, error) {
+func goBenchmarks(ctx context.Context, _ int) (string, error) {
 	packages, err := benchmarked(ctx)
 	if err != nil {
 		return "", err

@@ -1,6 +1,6 @@
 // Command bench measures and writes the tables of docs/performance.md: the
-// phases of a pod's start on the real path, the shim's memory, and the module's
-// Go benchmarks.
+// phases of a pod's start on the real path, what a pod holds in memory, and the
+// module's Go benchmarks.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -17,48 +18,54 @@ import (
 	"github.com/kata-cc/kata-cc/test/cluster"
 )
 
-const (
-	begin = "<!-- bench -->\n"
-	end   = "<!-- /bench -->\n"
-)
-
 func main() {
-	out := flag.String("o", "", "document whose part between the bench marks is replaced; none: standard output")
+	out := flag.String("o", "", "document whose parts between the bench marks are replaced; none: standard output")
 	runs := flag.Int("runs", 10, "how many pods to measure")
+	only := flag.String("only", "", "measure the part pods, or parts, alone")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	text, err := measure(ctx, *runs)
-	if err == nil {
-		err = write(*out, text)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+	for _, part := range []struct {
+		name    string
+		measure func(context.Context, int) (string, error)
+	}{{"pods", measurePodsHere}, {"parts", goBenchmarks}} {
+		if *only != "" && *only != part.name {
+			continue
+		}
+		fmt.Fprintln(os.Stderr, "measuring", part.name)
+		text, err := part.measure(ctx, *runs)
+		if err == nil {
+			err = write(*out, part.name, text)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
 	}
 }
 
-func measure(ctx context.Context, runs int) (text string, err error) {
-	var b strings.Builder
+func measurePodsHere(ctx context.Context, runs int) (string, error) {
 	paths, err := cluster.FindPaths()
 	if err != nil {
 		return "", err
 	}
 	vmm := paths.ChooseVMM(os.Getenv("VMM"))
-	fmt.Fprintf(&b, "Measured on %s with %d processors (%s); virtual machine monitor `%s`.\n\n",
-		time.Now().Format(time.DateOnly), runtime.NumCPU(), processor(), vmm.Path[strings.LastIndex(vmm.Path, "/")+1:])
 	pods, err := measurePods(ctx, vmm, runs)
 	if err != nil {
 		return "", err
 	}
-	b.WriteString(pods)
-	fmt.Fprintln(os.Stderr, "Go benchmarks")
-	micro, err := goBenchmarks(ctx)
+	return fmt.Sprintf("Measured on %s with %d processors (%s), whose load was %s in the last minute; virtual machine monitor `%s`.\n\n%s",
+		time.Now().Format(time.DateOnly), runtime.NumCPU(), processor(), load(), filepath.Base(vmm.Path), pods), nil
+}
+
+// load is the load average of the last minute.
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
-		return "", err
+		return "unknown"
 	}
-	b.WriteString(micro)
-	return b.String(), nil
+	first, _, _ := strings.Cut(string(text), " ")
+	return first
 }
 
 func processor() string {
@@ -70,7 +77,8 @@ func processor() string {
 	return strings.Join(strings.Fields(model), " ")
 }
 
-func write(file, text string) error {
+// write replaces the part of a document between the marks of a name.
+func write(file, part, text string) error {
 	if file == "" {
 		fmt.Print(text)
 		return nil
@@ -79,6 +87,7 @@ func write(file, text string) error {
 	if err != nil {
 		return err
 	}
+	begin, end := "<!-- bench "+part+" -->\n", "<!-- /bench "+part+" -->\n"
 	before, rest, ok1 := strings.Cut(string(doc), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok1 || !ok2 {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -65,7 +64,11 @@ func measurePods(ctx context.Context, vmm cluster.VMM, runs int) (text string, e
 		return "", err
 	}
 	readPhases(string(log), took)
-	idle, ten, err := measureMemory(ctx, c)
+	held, err := measureMemory(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	images, err := imageSizes(c.Paths)
 	if err != nil {
 		return "", err
 	}
@@ -79,8 +82,22 @@ func measurePods(ctx context.Context, vmm cluster.VMM, runs int) (text string, e
 			}
 		}
 	}
-	fmt.Fprintf(&b, "\n## The shim's memory\n\n| state | resident |\n|---|---:|\n| one container | %.1f MiB |\n| ten containers | %.1f MiB |\n\n", idle, ten)
+	b.WriteString(plot(took))
+	b.WriteString(held.tables(images))
 	return b.String(), nil
+}
+
+// plot draws the phases beside each other.
+func plot(took samples) string {
+	var names, values []string
+	for _, p := range phases {
+		if d := took[p.name]; len(d) > 0 {
+			names = append(names, p.name)
+			values = append(values, fmt.Sprint(median(d).Milliseconds()))
+		}
+	}
+	return fmt.Sprintf("\n```mermaid\nxychart-beta\n  title \"Phases of a pod's start, median\"\n  x-axis [%s]\n  y-axis \"milliseconds\"\n  bar [%s]\n```\n",
+		strings.Join(names, ", "), strings.Join(values, ", "))
 }
 
 func measurePod(ctx context.Context, c *cluster.Cluster, took samples, name string) error {
@@ -119,54 +136,6 @@ func readPhases(log string, took samples) {
 			}
 		}
 	}
-}
-
-// measureMemory reads the shim's resident memory in MiB with one container and
-// with ten.
-func measureMemory(ctx context.Context, c *cluster.Cluster) (one, ten float64, err error) {
-	pod := cluster.Pod{Name: "memory"}
-	sandbox, err := c.RunPod(ctx, pod)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer func() { err = errors.Join(err, c.RemovePod(ctx, sandbox)) }()
-	for i := range 10 {
-		if _, err = c.RunContainer(ctx, sandbox, pod, cluster.Container{Name: fmt.Sprint("c", i)}); err != nil {
-			return 0, 0, err
-		}
-		if i == 0 {
-			if one, err = resident(sandbox); err != nil {
-				return 0, 0, err
-			}
-		}
-	}
-	ten, err = resident(sandbox)
-	return one, ten, err
-}
-
-// resident finds the shim of a sandbox by its command line.
-func resident(sandbox string) (float64, error) {
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return 0, err
-	}
-	for _, file := range files {
-		cmdline, _ := os.ReadFile(file)
-		if !strings.Contains(string(cmdline), "containerd-shim-kata-cc-v2\x00") || !strings.Contains(string(cmdline), sandbox) {
-			continue
-		}
-		status, err := os.ReadFile(filepath.Join(filepath.Dir(file), "status"))
-		if err != nil {
-			return 0, err
-		}
-		for line := range strings.Lines(string(status)) {
-			if kb, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-				n, err := strconv.Atoi(strings.Fields(kb)[0])
-				return float64(n) / 1024, err
-			}
-		}
-	}
-	return 0, fmt.Errorf("no shim of sandbox %s", sandbox)
 }
 
 func median(d []time.Duration) time.Duration {
