@@ -3,6 +3,7 @@ package tardev
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -325,6 +326,34 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+// TestDirectoryThatLeadsUpIsRefused makes the directory a/b the root, and itself.
+func TestDirectoryThatLeadsUpIsRefused(t *testing.T) {
+	for _, ino := range []uint64{RootIno, 2, 3} {
+		layer, file := build(t, rawTar(dir("a"), dir("a/b"), dir("a/b/c")))
+		// Entries are a in 1, b in 2, c in 3; c gets another number.
+		entry := file[layer.TarSize+4*inodeSize+2*dirEntrySize:]
+		if entry[0] != 4 {
+			t.Fatalf("entry c has inode %d", entry[0])
+		}
+		binary.LittleEndian.PutUint64(entry, ino)
+		fsys, err := Open(bytes.NewReader(file), layer.DataSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fsys.Stat("a/b/c"); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("c is inode %d: Stat: %v", ino, err)
+		}
+		visited := 0
+		err = fs.WalkDir(fsys, ".", func(_ string, _ fs.DirEntry, err error) error {
+			visited++
+			return err
+		})
+		if !errors.Is(err, ErrCorrupt) || visited > 5 {
+			t.Errorf("c is inode %d: WalkDir of %d names: %v", ino, visited, err)
+		}
+	}
 }
 
 func TestReview(t *testing.T) {

@@ -147,7 +147,8 @@ func (f *FS) Entries(dir Inode, from uint64) iter.Seq2[Entry, error] {
 }
 
 // Lookup returns the inode that a directory has under a name. If there is none,
-// or it is a node without a type, the error is [fs.ErrNotExist].
+// or it is a node without a type, the error is [fs.ErrNotExist]. It follows no
+// directory to one above it, so that every walk ends.
 func (f *FS) Lookup(dir Inode, name string) (Inode, error) {
 	high, err := f.entries(&dir)
 	if err != nil {
@@ -165,7 +166,12 @@ func (f *FS) Lookup(dir Inode, name string) (Inode, error) {
 		case c > 0:
 			high = mid
 		default:
-			return f.existing(e.Ino)
+			n, err := f.existing(e.Ino)
+			if err == nil && n.IsDir() && n.Ino <= dir.Ino {
+				// Numbers are given from the root down: this one leads back up.
+				return Inode{}, fmt.Errorf("%w: directory %d is below directory %d", ErrCorrupt, n.Ino, dir.Ino)
+			}
+			return n, err
 		}
 	}
 	return Inode{}, fs.ErrNotExist

@@ -78,7 +78,11 @@ func (x *extraction) visit(name string, _ fs.DirEntry, err error) error {
 		return err
 	}
 	n := info.Sys().(*tardev.Inode)
-	if first, ok := x.first[n.Ino]; ok && !n.IsDir() {
+	first, again := x.first[n.Ino]
+	if again && n.IsDir() {
+		return fmt.Errorf("%w: %s and %s are one directory", tardev.ErrCorrupt, first, name)
+	}
+	if again {
 		return x.root.Link(first, name)
 	}
 	made, err := x.create(name, n)

@@ -65,6 +65,7 @@ func inspect(ctx context.Context, path string, stdout io.Writer) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	fmt.Fprintf(stdout, "root hash  %s (as the file says; verify checks it)\nprotected  %d bytes\nfile       %d bytes\n\n", hash, l.data, l.size)
+	dirs := map[uint64]string{}
 	err = fs.WalkDir(fsys, ".", func(name string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
@@ -76,6 +77,12 @@ func inspect(ctx context.Context, path string, stdout io.Writer) error {
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
+		}
+		if n := info.Sys().(*tardev.Inode); n.IsDir() {
+			if first, again := dirs[n.Ino]; again {
+				return fmt.Errorf("%s: %w: %s and %s are one directory", path, tardev.ErrCorrupt, first, name)
+			}
+			dirs[n.Ino] = name
 		}
 		return list(stdout, fsys, name, info)
 	})

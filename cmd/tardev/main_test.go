@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http/httptest"
 	"os"
@@ -20,6 +22,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/kata-cc/kata-cc/tardev"
 )
 
 // run runs the program and returns what it printed.
@@ -174,6 +178,31 @@ func TestExtract(t *testing.T) {
 	}
 	if _, _, err := run(t, "extract", file, dir); err == nil {
 		t.Error("extract wrote into a directory that was there")
+	}
+}
+
+// TestDirectoryWithTwoNamesIsRefused has a layer of whose directories each has the
+// next under two names: that would be more paths than anybody can wait for.
+func TestDirectoryWithTwoNamesIsRefused(t *testing.T) {
+	file, _, _ := layerFrom(t, blob(t,
+		tar.Header{Name: "a/", Typeflag: tar.TypeDir, Mode: 0o755}, tar.Header{Name: "b/", Typeflag: tar.TypeDir, Mode: 0o755}))
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inodes := binary.LittleEndian.Uint64(text[8192-512:])
+	copy(text[inodes+3*32+32:][:8], text[inodes+3*32:][:8]) // entry b is the inode of a
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "x")
+	for _, args := range [][]string{{"inspect", file}, {"extract", file, dir}} {
+		if _, _, err := run(t, args...); !errors.Is(err, tardev.ErrCorrupt) || !strings.Contains(err.Error(), "a and b are one directory") {
+			t.Errorf("tardev %v: %v", args, err)
+		}
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("extract left its directory")
 	}
 }
 
