@@ -2,6 +2,7 @@ package tarfuse
 
 import (
 	"archive/tar"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -96,5 +97,38 @@ func BenchmarkRandomRead4K(b *testing.B) {
 		if _, err := f.ReadAt(buf, r.Int64N(256<<20-4096)); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkList100000 lists a directory of 100,000 names through FUSE, with what
+// ls -l asks of each.
+func BenchmarkList100000(b *testing.B) {
+	members := []tar.Header{{Name: "d", Typeflag: tar.TypeDir}}
+	for i := range 100_000 {
+		members = append(members, tar.Header{Name: fmt.Sprintf("d/file-%06d", i)})
+	}
+	fsys := open(b, members...)
+	members = nil
+	for b.Loop() {
+		b.StopTimer()
+		needMount(b)
+		dir := b.TempDir()
+		s, err := Mount(fsys, dir, Options{}) // each time anew: the kernel keeps what it has seen
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		list, err := os.ReadDir(dir + "/d")
+		if err != nil || len(list) != 100_000 {
+			b.Fatalf("%d names, error %v", len(list), err)
+		}
+		for _, e := range list {
+			if _, err := e.Info(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.StopTimer()
+		unmount(b, s)
+		b.StartTimer()
 	}
 }
