@@ -16,8 +16,9 @@ const (
 	// retryMin and retryMax bound the pause between two attempts, which doubles.
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
-	// flushTimeout bounds how long an ending shim tries to get rid of its events.
-	flushTimeout = 3 * time.Second
+	// flushTimeout bounds how long an ending shim tries to get rid of its events. A
+	// delete waits a little longer for the shim's end, and has 5 s in all.
+	flushTimeout = 2500 * time.Millisecond
 
 	// readerTimeout bounds the wait for somebody to open a fifo for reading
 	// before a process is started; readerPoll is the pause between two looks.

@@ -26,8 +26,8 @@ const (
 	// goneTimeout bounds the wait for the end of a shim's server that was killed.
 	goneTimeout = time.Second
 	// exitTimeout is how long a server that has taken its sandbox down may still
-	// take to end.
-	exitTimeout = 500 * time.Millisecond
+	// take to end: it tries to get rid of its last events.
+	exitTimeout = 3 * time.Second
 )
 
 // Stop implements shim.Manager, for the call "delete". It may be repeated: what
