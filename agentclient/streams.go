@@ -42,13 +42,14 @@ func (c *Client) Streams(container, exec string) *Streams {
 }
 
 // Stdout opens the process's standard output. Reads end with io.EOF when the
-// process's output has, and fail if ctx ends. Call it once, before Wait.
-func (s *Streams) Stdout(ctx context.Context) io.Reader {
+// process's output has, and fail if ctx ends. A reader that stops before the end
+// closes, so that Wait does not wait for it. Call it once, before Wait.
+func (s *Streams) Stdout(ctx context.Context) io.ReadCloser {
 	return s.open(ctx, s.client.ReadStdout)
 }
 
 // Stderr opens the process's standard error. A process with a terminal has none.
-func (s *Streams) Stderr(ctx context.Context) io.Reader {
+func (s *Streams) Stderr(ctx context.Context) io.ReadCloser {
 	return s.open(ctx, s.client.ReadStderr)
 }
 
@@ -103,7 +104,7 @@ func (s *Streams) tell() {
 	s.changed = make(chan struct{})
 }
 
-func (s *Streams) open(ctx context.Context, read readFunc) io.Reader {
+func (s *Streams) open(ctx context.Context, read readFunc) io.ReadCloser {
 	o := &output{ctx: ctx, streams: s, read: read}
 	s.update(func() { s.outputs = append(s.outputs, o) })
 	return o
@@ -145,6 +146,12 @@ func (o *output) Read(p []byte) (int, error) {
 	n := copy(p, o.rest)
 	o.rest = o.rest[n:]
 	return n, nil
+}
+
+// Close implements io.Closer: nothing more will be read.
+func (o *output) Close() error {
+	o.enter(ended)
+	return nil
 }
 
 // fetch makes one request. It ends the stream, fills rest, or leaves both for

@@ -105,9 +105,16 @@ func endInDoubt(err error) bool {
 	return errors.As(err, &e) && strings.Trim(e.Text, `"`) == "eof"
 }
 
+// maxText is how much of an agent's text is passed on, in bytes: it ends in logs
+// and in the events of a cluster.
+const maxText = 8 << 10
+
 // readable strips what people do not want to read from the text of an agent: the
-// quotes of a string's debug form and the backtrace.
+// quotes of a string's debug form, the backtrace, and what is too long.
 func readable(text string) string {
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText], "") + "..."
+	}
 	text, _, _ = strings.Cut(text, "\nStack backtrace:")
 	if len(text) >= 2 && text[0] == '"' && text[len(text)-1] == '"' {
 		text = text[1 : len(text)-1]

@@ -101,7 +101,8 @@ func (w stalling) Write(b []byte) (int, error) {
 }
 
 // copyOut copies until the process's output ends, or nobody takes it.
-func (p *Process) copyOut(to stalling, from io.Reader) {
+func (p *Process) copyOut(to stalling, from io.ReadCloser) {
+	defer func() { _ = from.Close() }() // the exit is not to wait for what nobody takes
 	buf := make([]byte, agentclient.ChunkSize)
 	if _, err := io.CopyBuffer(to, onlyReader{from}, buf); err != nil && !errors.Is(err, os.ErrClosed) {
 		log.G(p.container.sandbox.life).WithError(err).Debugf("%s: copy its output", p.name())

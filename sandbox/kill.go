@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -53,8 +54,8 @@ func (p *Process) Kill(ctx context.Context, signal uint32, all bool) error {
 	ctx, stop := context.WithTimeout(ctx, signalTimeout)
 	defer stop()
 	err := p.signal(ctx, signal, all)
-	if err == nil || signal == sigkill && s.life.Err() != nil {
-		return nil
+	if err == nil || signal == sigkill && (s.life.Err() != nil || errors.Is(err, agentclient.ErrGone)) {
+		return nil // what was in the machine ends with it
 	}
 	if agentclient.IsNotFound(err) && (signal == sigkill || signal == sigterm) {
 		return nil // it has ended, which Wait will say in a moment

@@ -5,6 +5,7 @@
 package agenttest
 
 import (
+	"context"
 	"net"
 	"slices"
 	"strings"
@@ -71,6 +72,7 @@ type Agent struct {
 	mu         sync.Mutex
 	calls      []Call
 	faults     []*fault
+	answers    map[string]func(context.Context, proto.Message) (proto.Message, error)
 	scripts    map[string]Script
 	sandbox    *agentpb.CreateSandboxRequest
 	destroyed  bool
@@ -85,7 +87,7 @@ type Agent struct {
 // New makes an agent that nobody can reach yet.
 func New(f Flavour) *Agent {
 	a := &Agent{
-		flavour: f, scripts: map[string]Script{}, containers: map[string]*container{}, files: map[string]File{},
+		flavour: f, scripts: map[string]Script{}, answers: map[string]func(context.Context, proto.Message) (proto.Message, error){}, containers: map[string]*container{}, files: map[string]File{},
 		partial: map[string][]byte{}, oom: make(chan string, 16), gone: make(chan struct{}),
 	}
 	a.wire = newWire(a)

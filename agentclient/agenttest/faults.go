@@ -73,10 +73,21 @@ func (a *Agent) DieAt(rpc string, n int) {
 // errGarbled stands for an answer that cannot be read.
 var errGarbled = errors.New("garbled")
 
+// errAnswered stands for a call that is answered by a function of the test.
+var errAnswered = errors.New("answered elsewhere")
+
 // Garble makes the agent answer the n-th call from now with bytes that are no
 // message.
 func (a *Agent) Garble(rpc string, n int) {
 	a.inject(rpc, n, func(context.Context) error { return errGarbled })
+}
+
+// Answer has every call of an RPC from now on answered by a function, which may say
+// anything, instead of as the agent would.
+func (a *Agent) Answer(rpc string, answer func(ctx context.Context, request proto.Message) (proto.Message, error)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answers[rpc] = answer
 }
 
 // intercept records a call and lets its fault happen.
@@ -85,15 +96,25 @@ func (a *Agent) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info
 	if strings.Contains(info.FullMethod, "AgentService") && !implemented[rpc] {
 		return nil, a.flavour.unsupported(info.FullMethod)
 	}
+	a.mu.Lock()
+	answer := a.answers[rpc]
+	a.mu.Unlock()
+	var request proto.Message
 	resp, err := call(ctx, func(v any) error {
 		if err := unmarshal(v); err != nil {
 			return err
+		}
+		if request = v.(proto.Message); answer != nil {
+			return errAnswered
 		}
 		if f := a.record(ctx, rpc, v.(proto.Message)); f != nil {
 			return f(ctx)
 		}
 		return nil
 	})
+	if errors.Is(err, errAnswered) {
+		return answer(ctx, request)
+	}
 	if errors.Is(err, errGarbled) {
 		m := &emptypb.Empty{}
 		m.ProtoReflect().SetUnknown([]byte{0xff, 0xff, 0xff})

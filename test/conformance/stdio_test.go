@@ -156,7 +156,9 @@ func TestReaderThatLeavesDoesNotHideTheExit(t *testing.T) {
 	s.run(s.id, "e")
 	f.Close()
 	s.kill(s.id, "e", uint32(unix.SIGKILL))
-	s.wait(s.id, "e")
+	if got := s.wait(s.id, "e"); got != 128+9 {
+		t.Errorf("exit status %d", got)
+	}
 	s.finish(s.id)
 }
 
