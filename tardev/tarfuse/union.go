@@ -17,14 +17,21 @@ const inoBits = 48
 
 // union is the tree of several layers stacked as overlayfs stacks them: what an
 // upper layer has hides what is below, directories merge, whiteouts and opaque
-// directories take away. It keeps the directories that were seen in memory.
+// directories take away. It keeps in memory which directories merge, of those that
+// were seen, and the last listings.
 type union struct {
 	layers []*tardev.FS // top first
 
 	mu       sync.Mutex
 	dirs     map[uint64][]uint64 // node id of a directory to those that merge in it, top first
 	listings map[uint64][]node
+	listed   int // nodes in listings
+	keep     int // how many may be, unless one listing has more
 }
+
+// maxListed is how many nodes of listings a union keeps: some 64 MiB. A listing
+// that it drops comes out the same when it is made again.
+const maxListed = 1 << 19
 
 // MountUnion mounts layers, the top one first, as one tree at dir. In all else it
 // does what [Mount] does; the file system type is fuse.kata-overlay.
@@ -40,7 +47,7 @@ func newUnion(layers []*tardev.FS) (*union, error) {
 	if len(layers) == 0 || len(layers) > math.MaxUint16 {
 		return nil, fmt.Errorf("union of %d layers: %w", len(layers), fs.ErrInvalid)
 	}
-	u := &union{layers: layers, dirs: map[uint64][]uint64{}, listings: map[uint64][]node{}}
+	u := &union{layers: layers, dirs: map[uint64][]uint64{}, listings: map[uint64][]node{}, keep: maxListed}
 	var roots []uint64
 	for i, l := range layers {
 		root, err := l.Inode(tardev.RootIno)
@@ -183,6 +190,12 @@ func (u *union) listing(dir uint64) ([]node, error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if _, ok := u.listings[dir]; !ok {
+		if u.listed += len(list); u.listed > u.keep {
+			clear(u.listings)
+			u.listed = len(list)
+		}
+	}
 	u.listings[dir] = list
 	return list, nil
 }

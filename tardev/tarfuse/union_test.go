@@ -2,6 +2,8 @@ package tarfuse
 
 import (
 	"archive/tar"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,5 +82,64 @@ func TestUnion(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUnionListsManyOverAndOver reads directories by turns, piece by piece, that
+// are too large to be kept together.
+func TestUnionListsManyOverAndOver(t *testing.T) {
+	const count = 1000
+	members := [][]tar.Header{{}, {}}
+	var want []string
+	for _, d := range []string{"a", "b"} {
+		for i := range members {
+			members[i] = append(members[i], tar.Header{Name: d, Typeflag: tar.TypeDir})
+		}
+		for i := range count {
+			members[i%2] = append(members[i%2], tar.Header{Name: fmt.Sprintf("%s/%s-%05d", d, strings.Repeat("name", 30), i)})
+		}
+	}
+	for i := range count {
+		want = append(want, fmt.Sprintf("%s-%05d", strings.Repeat("name", 30), i))
+	}
+	u, err := newUnion([]*tardev.FS{open(t, members[0]...), open(t, members[1]...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.keep = count // one of them
+	needMount(t)
+	root := t.TempDir()
+	s, err := serve(u, "kata-overlay", root, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unmount(t, s) })
+	var open [2]*os.File
+	for i, d := range []string{"a", "b"} {
+		if open[i], err = os.Open(filepath.Join(root, d)); err != nil {
+			t.Fatal(err)
+		}
+		defer open[i].Close()
+	}
+	var got [2][]string
+	for range 2 * count / 100 {
+		for i, f := range open {
+			names, err := f.Readdirnames(100)
+			if err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			got[i] = append(got[i], names...)
+		}
+	}
+	for i := range got {
+		slices.Sort(got[i])
+		if !slices.Equal(got[i], want) {
+			t.Errorf("directory %d: %d names, want %d", i, len(got[i]), count)
+		}
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.listings) != 1 || u.listed != count {
+		t.Errorf("%d listings of %d names are kept, want the last", len(u.listings), u.listed)
 	}
 }
