@@ -61,6 +61,9 @@ func (a sandboxAPI) CreateSandbox(ctx context.Context, r *sandboxpb.CreateSandbo
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", r.SandboxId, err)
 	}
+	if id := a.s.sandboxID(); id != "" { // before its files are touched
+		return nil, fmt.Errorf("create sandbox %s: this is the shim of sandbox %s: %w", r.SandboxId, id, errdefs.ErrAlreadyExists)
+	}
 	files, err := writePodFiles(r.BundlePath, request)
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", r.SandboxId, err)
@@ -77,6 +80,16 @@ func (a sandboxAPI) CreateSandbox(ctx context.Context, r *sandboxpb.CreateSandbo
 	a.s.pod = &pod{sandbox: sb, files: files}
 	a.s.mu.Unlock()
 	return &sandboxpb.CreateSandboxResponse{}, nil
+}
+
+// sandboxID is the id of the shim's sandbox; empty if there is none yet.
+func (s *Service) sandboxID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sandbox == nil {
+		return ""
+	}
+	return s.sandbox.ID()
 }
 
 // StartSandbox implements the API: it boots the machine. If it fails, nothing of

@@ -42,6 +42,7 @@ type host struct {
 	sandboxes []string
 	cgroups   []string // made by the story itself
 	run       string   // where the shim's /run/vc is seen
+	stdin     []byte   // what start reads, as from a containerd before 2.3
 	after     []func() // called when all has been checked
 	enter     []string // the program that runs the shim elsewhere, and its arguments
 	mu        sync.Mutex

@@ -55,6 +55,9 @@ func (h *host) command(bundle string, args ...string) *exec.Cmd {
 	argv = append(argv, args...)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = bundle
+	if h.stdin != nil {
+		cmd.Stdin = bytes.NewReader(h.stdin)
+	}
 	cmd.Env = append(os.Environ(),
 		"GOMAXPROCS=2", "MAX_SHIM_VERSION=2", "NAMESPACE="+namespace, "TTRPC_ADDRESS="+filepath.Join(h.dir, "events.sock"), memory.ScriptEnv+"="+script)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
