@@ -143,7 +143,7 @@ func (s *Snapshotter) describe(ctx context.Context, m *made, name, parent string
 	defer f.Close()
 	fsys, _, err := openLayer(f)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
 	}
 	sum := sha256.New()
 	if _, err = io.Copy(sum, &contextReader{ctx, io.NewSectionReader(f, 0, fsys.TarSize())}); err != nil {

@@ -131,8 +131,7 @@ func (s *Snapshotter) overlayMounts(r *record) ([]mount.Mount, error) {
 	for _, l := range layers {
 		st, err := os.Stat(s.layerPath(l.Name))
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !st.Mode().IsRegular() {
-			return nil, fmt.Errorf("snapshot %s: layer file %s of %s is missing; remove the image and pull it again: %w",
-				r.Name, s.layerPath(l.Name), l.Name, errdefs.ErrFailedPrecondition)
+			return nil, fmt.Errorf("snapshot %s above %s: %w", r.Name, l.Name, missingLayer(s.layerPath(l.Name)))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("snapshot %s: %w", r.Name, err)
@@ -144,6 +143,10 @@ func (s *Snapshotter) overlayMounts(r *record) ([]mount.Mount, error) {
 	}
 	options = append(options, optionOverlay, "lowerdir="+strings.Join(names, ":"))
 	return []mount.Mount{{Type: mountType, Source: "/", Options: options}}, nil
+}
+
+func missingLayer(path string) error {
+	return fmt.Errorf("layer file %s is missing; remove the image and pull it again: %w", path, errdefs.ErrFailedPrecondition)
 }
 
 // chain returns the layers below a snapshot, top first.

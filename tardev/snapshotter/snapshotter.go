@@ -122,14 +122,15 @@ func (s *Snapshotter) Stat(_ context.Context, key string) (snapshots.Info, error
 }
 
 // Update changes labels: those that fieldpaths name, or without fieldpaths all.
-// Nothing else of a snapshot can be changed.
+// Nothing else of a snapshot can be changed, and of the labels not the root hash,
+// nor of an active snapshot those by which it is a layer's.
 func (s *Snapshotter) Update(_ context.Context, info snapshots.Info, fieldpaths ...string) (snapshots.Info, error) {
 	sn, err := s.store.claim(info.Name, func(*snapshot) error { return nil })
 	if err != nil {
 		return snapshots.Info{}, err
 	}
 	r := sn.record
-	if r.Labels, err = updateLabels(r.Labels, info.Labels, fieldpaths); err != nil {
+	if r.Labels, err = updateLabels(&r, info.Labels, fieldpaths); err != nil {
 		s.store.free(sn)
 		return snapshots.Info{}, fmt.Errorf("update snapshot %s: %w", info.Name, err)
 	}
@@ -141,9 +142,13 @@ func (s *Snapshotter) Update(_ context.Context, info snapshots.Info, fieldpaths 
 	return r.info(), nil
 }
 
-// updateLabels returns old with the changes, and with its root hash as it was.
-func updateLabels(old, changed map[string]string, fieldpaths []string) (map[string]string, error) {
-	labels := maps.Clone(old)
+// updateLabels returns the labels of r with the changes, but for those that say
+// what the snapshot is.
+func updateLabels(r *record, changed map[string]string, fieldpaths []string) (map[string]string, error) {
+	labels := maps.Clone(r.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
 	if len(fieldpaths) == 0 {
 		fieldpaths = []string{"labels"}
 	}
@@ -151,24 +156,25 @@ func updateLabels(old, changed map[string]string, fieldpaths []string) (map[stri
 		key, one := strings.CutPrefix(path, "labels.")
 		switch {
 		case path == "labels":
-			labels = maps.Clone(changed)
+			clear(labels)
+			maps.Copy(labels, changed)
 		case !one:
 			return nil, fmt.Errorf("field %q cannot be changed: %w", path, errdefs.ErrInvalidArgument)
 		case changed[key] == "":
 			delete(labels, key)
 		default:
-			if labels == nil {
-				labels = map[string]string{}
-			}
 			labels[key] = changed[key]
 		}
 	}
-	delete(labels, LabelRootHash)
-	if hash := old[LabelRootHash]; hash != "" {
-		if labels == nil {
-			labels = map[string]string{}
+	fixed := []string{LabelRootHash}
+	if r.Kind == snapshots.KindActive { // or a container's snapshot would become a layer's
+		fixed = append(fixed, labelLayerDigest, labelSnapshotRef)
+	}
+	for _, key := range fixed {
+		delete(labels, key)
+		if value, ok := r.Labels[key]; ok {
+			labels[key] = value
 		}
-		labels[LabelRootHash] = hash
 	}
 	return labels, nil
 }
@@ -198,13 +204,16 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 // layerUsage looks into a layer file.
 func layerUsage(path string) (snapshots.Usage, error) {
 	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return snapshots.Usage{}, missingLayer(path)
+	}
 	if err != nil {
 		return snapshots.Usage{}, fmt.Errorf("usage of layer file: %w", err)
 	}
 	defer f.Close()
 	fsys, size, err := openLayer(f)
 	if err != nil {
-		return snapshots.Usage{}, fmt.Errorf("layer file %s: %w", path, err)
+		return snapshots.Usage{}, fmt.Errorf("layer file %s: %w: %w", path, err, errdefs.ErrDataLoss)
 	}
 	return snapshots.Usage{Size: size, Inodes: int64(fsys.Inodes())}, nil
 }
