@@ -86,22 +86,34 @@ func requirements(t *testing.T) {
 func startAgent(t *testing.T) *agent {
 	t.Helper()
 	requirements(t)
+	a := newAgent(t)
+	a.launch(exec.Command("/proc/self/exe", "-isolate"))
+	return a
+}
+
+func newAgent(t *testing.T) *agent {
+	t.Helper()
 	dir := t.TempDir()
 	a := &agent{t: t, socket: filepath.Join(dir, "agent.sock"), log: &lockedBuffer{}, exited: make(chan struct{})}
 	a.rootfs = makeRootfs(t, filepath.Join(dir, "rootfs"))
-	a.cmd = exec.Command("/proc/self/exe", "-isolate")
+	return a
+}
+
+// launch starts a command that is, or starts, the agent.
+func (a *agent) launch(cmd *exec.Cmd) {
+	a.t.Helper()
+	a.cmd = cmd
 	a.cmd.Env = append(os.Environ(), agentEnv+"=1", "KATA_AGENT_SERVER_ADDR=unix://"+a.socket, "KATA_AGENT_LOG_LEVEL=debug")
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	if err := a.cmd.Start(); err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
 	go func() {
 		_ = a.cmd.Wait()
 		close(a.exited)
 	}()
-	t.Cleanup(a.stop)
+	a.t.Cleanup(a.stop)
 	a.connect()
-	return a
 }
 
 func (a *agent) connect() {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -88,6 +89,46 @@ func TestDestroySandboxEndsTheAgent(t *testing.T) {
 		}
 	case <-time.After(callTimeout):
 		t.Error("the agent did not exit")
+	}
+}
+
+// underInit is what an init with the guest's mounts does: it starts the agent and
+// outlives it.
+const underInit = `busybox mount -t tmpfs tmpfs /run && busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup && { "$0"; echo the agent ended with $?; }`
+
+func TestAgentUnderAnInit(t *testing.T) {
+	requirements(t)
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		t.Skip("needs unshare")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newAgent(t)
+	a.launch(exec.Command(unshare, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--uts", "--ipc", busybox, "sh", "-c", underInit, self))
+	details, err := a.GetGuestDetails(a.ctx(), &agentpb.GuestDetailsRequest{})
+	if err != nil || details.GetAgentDetails().GetInitDaemon() {
+		t.Errorf("the agent tells %v, %v of itself", details, err)
+	}
+	if _, err := a.CreateSandbox(a.ctx(), &agentpb.CreateSandboxRequest{Storages: []*agentpb.Storage{{
+		Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: "/run/kata-containers/sandbox/shm"}}}); err != nil {
+		t.Fatal(err)
+	}
+	a.run("box", "sh", "-c", "echo works; sleep 1000 & exit 5") // the orphan is the container's own affair
+	if got := a.readUntil("box", "", "works"); got != "works\n" {
+		t.Errorf("output is %q", got)
+	}
+	if got := a.wait("box", ""); got != 5 {
+		t.Errorf("status is %d, want 5", got)
+	}
+	if _, err := a.DestroySandbox(a.ctx(), &agentpb.DestroySandboxRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	<-a.exited // the init's
+	if !strings.Contains(a.log.String(), "the agent ended with 0") {
+		t.Error("the agent did not exit with 0, and nobody switched anything off")
 	}
 }
 

@@ -57,14 +57,29 @@ func Fit(spec *specs.Spec, g Guest) (sysctl map[string]string, err error) {
 	sysctl = make(map[string]string)
 	kept := make(map[string]string)
 	for k, v := range spec.Linux.Sysctl {
-		if strings.HasPrefix(k, "net.") {
+		switch {
+		case strings.HasPrefix(k, "net."):
 			sysctl[k] = v
-		} else {
+		case namespacedSysctl(k):
 			kept[k] = v
+		default:
+			return nil, fmt.Errorf("container %s: Sysctl config contains invalid settings: %q is the whole guest's: %w", g.ContainerID, k, errdefs.ErrInvalidArgument)
 		}
 	}
 	spec.Linux.Sysctl = maps.Clone(kept)
 	return sysctl, nil
+}
+
+// namespacedSysctl says whether a kernel parameter is one of the namespaces that
+// a container has: ipc's, and the domain name of uts. The host name is the pod's.
+func namespacedSysctl(name string) bool {
+	switch name {
+	case "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
+		"kernel.shmmni", "kernel.shm_rmid_forced", "kernel.domainname", "fs.mqueue.queues_max",
+		"fs.mqueue.msg_max", "fs.mqueue.msgsize_max", "fs.mqueue.msg_default", "fs.mqueue.msgsize_default":
+		return true
+	}
+	return false
 }
 
 // systemdCgroup is how the systemd driver writes a cgroup: slice:prefix:name.

@@ -95,6 +95,8 @@ func TestFitRefuses(t *testing.T) {
 		"no linux":          func(s *agentpb.Spec) { s.Linux = nil },
 		"user namespace":    func(s *agentpb.Spec) { s.Linux.Namespaces = []*agentpb.LinuxNamespace{{Type: "user"}} },
 		"relative mount":    func(s *agentpb.Spec) { s.Mounts[0].Destination = "proc" },
+		"guest's parameter": func(s *agentpb.Spec) { s.Linux.Sysctl = map[string]string{"kernel.core_pattern": "|/x"} },
+		"the pod's name":    func(s *agentpb.Spec) { s.Linux.Sysctl = map[string]string{"kernel.hostname": "x"} },
 		"mount with dotdot": func(s *agentpb.Spec) { s.Mounts[0].Destination = "/a/../b" },
 	} {
 		s := full()
