@@ -16,6 +16,19 @@ import (
 	"github.com/kata-cc/kata-cc/test/cluster"
 )
 
+// serves reports whether the server at an address gives out its busybox whole.
+func serves(address string) bool {
+	client := &http.Client{Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://" + address + "/bin/busybox")
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	n, err := io.Copy(io.Discard, resp.Body)
+	return err == nil && n > 1<<20
+}
+
 func TestNetworkBothWays(t *testing.T) {
 	c := start(t)
 	p := runPod(t, c, "network")
@@ -24,16 +37,7 @@ func TestNetworkBothWays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := &http.Client{Timeout: 10 * time.Second}
-	eventually(t, "the host reaches the pod", func() bool {
-		resp, err := client.Get("http://" + net.JoinHostPort(ip, "8080") + "/bin/busybox")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		n, err := io.Copy(io.Discard, resp.Body)
-		return err == nil && n > 1<<20
-	})
+	eventually(t, "the host reaches the pod", func() bool { return serves(net.JoinHostPort(ip, "8080")) })
 
 	l, err := net.Listen("tcp", net.JoinHostPort(c.Gateway(), "0"))
 	if err != nil {
@@ -54,6 +58,12 @@ func TestPortForward(t *testing.T) {
 	c := start(t)
 	p := runPod(t, c, "forward")
 	p.run(cluster.Container{Name: "main", Command: []string{"/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/"}})
+	ip, err := c.PodIP(t.Context(), p.sandbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// crictl ends at the first connection that is refused, so the server comes first.
+	eventually(t, "the host reaches the pod", func() bool { return serves(net.JoinHostPort(ip, "8080")) })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -74,16 +84,7 @@ func TestPortForward(t *testing.T) {
 		cancel()
 		<-ended
 	}()
-	client := &http.Client{Timeout: 10 * time.Second}
-	eventually(t, "the forwarded port answers", func() bool {
-		resp, err := client.Get("http://" + net.JoinHostPort("127.0.0.1", port) + "/bin/busybox")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		n, err := io.Copy(io.Discard, resp.Body)
-		return err == nil && n > 1<<20
-	})
+	eventually(t, "the forwarded port answers", func() bool { return serves(net.JoinHostPort("127.0.0.1", port)) })
 }
 
 func TestTwoPodsTalk(t *testing.T) {
