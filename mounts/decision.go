@@ -93,6 +93,8 @@ var rules = []rule{
 	{name: "special file", outcome: Refused, class: errdefs.ErrNotImplemented,
 		applies: func(m *mountView) bool { return m.src.Kind != Regular },
 		reason:  "sockets, fifos and devices of the host cannot be carried into the guest"},
+	{name: "image volume", outcome: Block, plan: (*volumes).image,
+		applies: func(m *mountView) bool { return m.src.Image != nil && m.readOnly() }},
 	{name: "live volume", outcome: Copied, plan: (*volumes).copied,
 		applies: func(m *mountView) bool { return m.src.Directory && m.src.Live }},
 	{name: "writable directory", outcome: Refused, class: errdefs.ErrNotImplemented,

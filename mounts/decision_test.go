@@ -33,6 +33,12 @@ func bindMount(destination, source string, options ...string) specs.Mount {
 	return specs.Mount{Destination: destination, Source: source, Type: "bind", Options: append([]string{"rbind", "rprivate"}, options...)}
 }
 
+func twoLayers(below string) *Image {
+	return &Image{Dir: "/layers", Below: below, Layers: []ImageLayer{
+		{strings.Repeat("a", 64), strings.Repeat("1", 64)}, {strings.Repeat("b", 64), strings.Repeat("2", 64)},
+	}}
+}
+
 func decisions() []decision {
 	dir := Source{Directory: true}
 	disk := Source{Kind: BlockDevice, Device: Device{Node: "/dev/loop3", Identity: "device 7:3"}}
@@ -82,6 +88,11 @@ func decisions() []decision {
 		{name: "missing", rule: "missing source", mount: bindMount("/d", "/srv"), src: Source{Kind: Missing}},
 		{name: "socket", rule: "special file", mount: bindMount("/s", "/run/docker.sock"), src: Source{Kind: Special}},
 		{name: "device elsewhere", rule: "special file", mount: bindMount("/s", "/srv/null"), src: Source{Kind: CharDevice}},
+		{name: "image volume", rule: "image volume", mount: bindMount("/image", "/run/containerd/image-volumes/i", "ro"), src: Source{Directory: true, Image: twoLayers("/")}},
+		{name: "subPath of an image volume", rule: "image volume", mount: bindMount("/image", "/run/containerd/image-volumes/i/etc", "ro"), src: Source{Directory: true, Image: twoLayers("/etc")}},
+		{name: "image of one layer", rule: "image volume", mount: bindMount("/image", "/run/containerd/image-volumes/i", "ro"),
+			src: Source{Directory: true, Image: &Image{Dir: "/layers", Below: "/", Layers: twoLayers("/").Layers[:1]}}},
+		{name: "writable image", rule: "writable directory", mount: bindMount("/image", "/run/containerd/image-volumes/i"), src: Source{Directory: true, Image: twoLayers("/")}},
 		{name: "config map", rule: "live volume", mount: bindMount("/etc/app", podDir+"volumes/kubernetes.io~configmap/app", "ro"), src: Source{Directory: true, Live: true}},
 		{name: "config map of another kubelet", rule: "live volume", mount: bindMount("/etc/app", "/srv/kubelet/any", "rw"), src: Source{Directory: true, Live: true}},
 		{name: "writable directory", rule: "writable directory", mount: bindMount("/d", "/srv"), src: dir},
@@ -160,7 +171,7 @@ func TestMountsAreDecided(t *testing.T) {
 func (d decision) result(t *testing.T, plan *Plan) map[string]any {
 	t.Helper()
 	sources := map[string]string{}
-	for _, disk := range append(plan.Disks, plan.Volumes...) {
+	for _, disk := range plan.AllDisks() {
 		sources[disk.ID] = "0000:00:07.0"
 	}
 	r, err := plan.Request(sources)
@@ -177,6 +188,9 @@ func (d decision) result(t *testing.T, plan *Plan) map[string]any {
 	}
 	if plan.Volumes != nil {
 		result["disks"] = plan.Volumes
+	}
+	if plan.ImageLayers != nil {
+		result["layers"] = plan.ImageLayers
 	}
 	if plan.Files != nil {
 		result["files"] = plan.Files
@@ -263,4 +277,41 @@ func TestRawDevices(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestParseImage(t *testing.T) {
+	a, one := strings.Repeat("a", 64), strings.Repeat("1", 64)
+	good := imageSource + "/layers;" + a + "=" + one
+	if i := parseImage(good); i == nil || i.Dir != "/layers" || len(i.Layers) != 1 || i.Layers[0] != (ImageLayer{a, one}) {
+		t.Errorf("%s is read as %+v", good, i)
+	}
+	for _, bad := range []string{
+		"", "kata-overlay", "/dev/sda", imageSource, imageSource + "/layers", imageSource + "/layers;", imageSource + "layers;" + a + "=" + one,
+		imageSource + "/x/../layers;" + a + "=" + one, imageSource + "/layers;../" + a + "=" + one, imageSource + "/layers;" + a + "=",
+		imageSource + "/layers;" + a + "=" + one + ";" + a + "=" + one, imageSource + "/layers;" + strings.ToUpper(a) + "=" + one,
+	} {
+		if i := parseImage(bad); i != nil {
+			t.Errorf("%q is read as %+v", bad, i)
+		}
+	}
+}
+
+// FuzzImage: an image names files in its directory only.
+func FuzzImage(f *testing.F) {
+	f.Add(imageSource + "/layers;" + strings.Repeat("a", 64) + "=" + strings.Repeat("1", 64))
+	f.Add(imageSource + "/;x=y")
+	f.Fuzz(func(t *testing.T, source string) {
+		i := parseImage(source)
+		if i == nil {
+			return
+		}
+		for _, l := range i.Layers {
+			if path := filepath.Join(i.Dir, l.Name); filepath.Dir(path) != i.Dir || len(l.Name) != 64 || len(l.RootHash) != 64 {
+				t.Fatalf("%q names %s", source, path)
+			}
+		}
+		if len(i.Layers) == 0 {
+			t.Fatalf("%q has no layers", source)
+		}
+	})
 }

@@ -19,11 +19,11 @@ type mountTable struct {
 	mounts []*mountinfo.Info
 }
 
-// describe adds what only the mounts tell: the size that a tmpfs was given, and
-// the volume behind a subPath.
-func (t *mountTable) describe(path string, s *Source) error {
+// describe adds what only the mounts tell: the size that a tmpfs was given, the
+// image that is served by FUSE, and the volume behind a subPath.
+func (t *mountTable) describe(path string, fuse bool, s *Source) error {
 	volume, pod := subPathVolume(path)
-	if volume == "" && !s.Tmpfs {
+	if volume == "" && !s.Tmpfs && !fuse {
 		return nil
 	}
 	if !t.read {
@@ -39,6 +39,16 @@ func (t *mountTable) describe(path string, s *Source) error {
 	}
 	if s.Tmpfs {
 		s.Size = sizeOption(m.VFSOptions)
+	}
+	// Who may mount a FUSE of its own can give it any name, but not root's.
+	if fuse && strings.Contains(","+m.VFSOptions+",", ",user_id=0,") {
+		if s.Image = parseImage(m.Source); s.Image != nil {
+			below, err := filepath.Rel(m.Mountpoint, path)
+			if err != nil {
+				return err
+			}
+			s.Image.Below = filepath.Join("/", m.Root, below)
+		}
 	}
 	if volume == "" || m.Mountpoint != filepath.Clean(path) {
 		return nil

@@ -9,6 +9,7 @@ package mounts
 import (
 	"fmt"
 	"regexp"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -59,6 +60,8 @@ type Plan struct {
 	// Disks are the layers to plug, the top one first: the order of lowerdir. The
 	// same layer has the same disk id in every container.
 	Disks []hypervisor.Disk
+	// ImageLayers are the layers of image volumes, some perhaps in Disks too.
+	ImageLayers []hypervisor.Disk
 	// Volumes are block devices of the host to plug.
 	Volumes []hypervisor.Disk
 	// Files are copied before the request is sent.
@@ -74,6 +77,8 @@ type Plan struct {
 	blocks  []blockMount
 	raw     []rawDevice
 	shares  []*agentpb.Storage
+	images  []imageLayer
+	stacks  []*agentpb.Storage // of images
 }
 
 // File is a file or directory of the host that the guest gets a copy of.
@@ -124,7 +129,10 @@ func newPlan(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
 
 	p := &Plan{
 		Files: volumes.files, TerminationLog: volumes.termination, DirectVolumes: volumes.directs,
-		blocks: volumes.blocks, raw: raw, shares: volumes.shares,
+		blocks: volumes.blocks, raw: raw, shares: volumes.shares, images: volumes.imageLayers, stacks: volumes.imageStacks,
+	}
+	for _, l := range p.images {
+		p.ImageLayers = append(p.ImageLayers, l.disk)
 	}
 	for _, b := range p.blocks {
 		p.addDisk(b.disk)
@@ -133,10 +141,8 @@ func newPlan(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
 		p.addDisk(r.disk)
 	}
 	for _, l := range layers {
-		p.Disks = append(p.Disks, hypervisor.Disk{ID: l.diskID(), Path: l.path(), ReadOnly: true, Serial: l.name[:20]})
-		p.layers = append(p.layers, &agentpb.Storage{
-			Driver: "blk", Fstype: l.fstype, Options: l.options, MountPoint: layersDir + l.name,
-		})
+		p.Disks = append(p.Disks, l.disk())
+		p.layers = append(p.layers, l.storage())
 	}
 	overlay := &agentpb.Storage{
 		Driver: "overlayfs", Source: "none", Fstype: rootfs[0].Type, Options: append([]string(nil), rootfs[0].Options...), MountPoint: rootPath,
@@ -151,9 +157,14 @@ func newPlan(spec *specs.Spec, rootfs []Rootfs, o Options) (*Plan, error) {
 	return p, nil
 }
 
+// AllDisks lists what is to be plugged; a layer may be there twice.
+func (p *Plan) AllDisks() []hypervisor.Disk {
+	return slices.Concat(p.Disks, p.ImageLayers, p.Volumes)
+}
+
 // CheckDisks refuses files and devices that must not be given to a VMM.
 func (p *Plan) CheckDisks() error {
-	for _, d := range p.Disks {
+	for _, d := range slices.Concat(p.Disks, p.ImageLayers) {
 		if err := CheckLayerFile(d.Path); err != nil {
 			return err
 		}
@@ -195,7 +206,16 @@ func (p *Plan) Request(sources map[string]string) (*agentpb.CreateContainerReque
 		r.Storages = append(r.Storages, s)
 		r.OCI.Mounts[b.mount].Source = s.MountPoint
 	}
-	for _, s := range p.shares {
+	for _, l := range p.images {
+		at, err := source(l.disk)
+		if err != nil {
+			return nil, err
+		}
+		s := proto.CloneOf(l.storage)
+		s.Source = at
+		r.Storages = append(r.Storages, s)
+	}
+	for _, s := range slices.Concat(p.stacks, p.shares) {
 		r.Storages = append(r.Storages, proto.CloneOf(s))
 	}
 	for _, d := range p.raw {

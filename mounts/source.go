@@ -40,6 +40,7 @@ type Source struct {
 	EmptyDir, SubPath string
 	Device            Device        // of a block device, or of a file that may serve as one
 	Direct            *DirectVolume // nil: it is no direct-assigned volume
+	Image             *Image        // nil: it is no image volume
 }
 
 // Inspect looks at the sources of a spec's bind mounts, following symbolic
@@ -96,10 +97,11 @@ func inspect(path string, table *mountTable) (Source, error) {
 	}
 	s.Tmpfs = fsys.Type == unix.TMPFS_MAGIC
 	s.Hugetlbfs = fsys.Type == unix.HUGETLBFS_MAGIC
+	fuse := fsys.Type == unix.FUSE_SUPER_MAGIC
 	if s.Hugetlbfs {
 		s.PageSize = uint64(fsys.Bsize)
 	}
-	return s, table.describe(path, &s)
+	return s, table.describe(path, fuse, &s)
 }
 
 // inspectDirect looks at the device of a direct-assigned volume.

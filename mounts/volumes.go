@@ -23,6 +23,8 @@ type volumes struct {
 	// Storages, in the order in which they are sent.
 	ephemeral, huge, locals []*agentpb.Storage
 	blocks                  []blockMount
+	imageLayers             []imageLayer
+	imageStacks             []*agentpb.Storage
 	shares                  []*agentpb.Storage
 	directs                 []DirectMount
 }

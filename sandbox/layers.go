@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -31,7 +30,7 @@ func (s *Sandbox) plugLayers(ctx context.Context, c *Container, plan *mounts.Pla
 	if err := plan.CheckDisks(); err != nil {
 		return nil, err
 	}
-	disks := slices.Concat(plan.Disks, plan.Volumes)
+	disks := plan.AllDisks()
 	if err := s.roomForLayers(disks); err != nil {
 		return nil, err
 	}

@@ -156,7 +156,7 @@ func serve(a arguments) (*tarfuse.Server, error) {
 		}
 		layers = append(layers, fsys)
 	}
-	return tarfuse.MountUnion(layers, a.target, tarfuse.Options{OnError: report(a.target)})
+	return tarfuse.MountUnion(layers, a.target, tarfuse.Options{FSName: o.source(), OnError: report(a.target)})
 }
 
 // open opens a layer file, which stays open as long as the process.

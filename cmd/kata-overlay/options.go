@@ -19,6 +19,25 @@ type overlay struct {
 	layers []layer // top first
 }
 
+// maxSource is the longest name that the kernel takes for a mount's source.
+const maxSource = 4095
+
+// source is what stands as the source of the mount in /proc/mounts: the directory
+// of layer files, and each layer with its root hash, top first. The shim reads it
+// of a mount that a container is to see, and gives the guest the layers instead.
+// Of a very deep stack there is nothing to read.
+func (o overlay) source() string {
+	var b strings.Builder
+	b.WriteString("kata-overlay:" + o.dir)
+	for _, l := range o.layers {
+		b.WriteString(";" + l.name + "=" + l.rootHash)
+	}
+	if b.Len() > maxSource || strings.Contains(o.dir, ";") {
+		return ""
+	}
+	return b.String()
+}
+
 // layer is one layer file.
 type layer struct {
 	name     string // 64 lower-case hex digits

@@ -104,6 +104,15 @@ func (d *PodDir) EmptyDir(name string, bytes int64) (string, error) {
 	return dir, errors.Join(d.makeVolume(dir, bytes > 0, options), os.Chmod(dir, 0o777))
 }
 
+// HugePages makes an emptyDir of pages of 2 MiB.
+func (d *PodDir) HugePages(name string) (string, error) {
+	dir := filepath.Join(d.Dir, "volumes", emptyDir, name)
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return "", err
+	}
+	return dir, d.mount("nodev", dir, "hugetlbfs", 0, "pagesize=2M")
+}
+
 func (d *PodDir) makeVolume(dir string, memory bool, options string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil || !memory {
 		return err

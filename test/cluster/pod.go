@@ -34,15 +34,24 @@ type Container struct {
 	// Limits: 0 is none.
 	CPUs      float64
 	MemoryMiB int64
+	HugeMiB   int64 // in pages of 2 MiB
 	Mounts    []Mount
 	Devices   []Device
 }
 
 // Mount is a file or directory of the host that a container sees.
 type Mount struct {
-	Host      string `json:"host_path"`
+	Host      string `json:"host_path,omitempty"`
 	Container string `json:"container_path"`
 	ReadOnly  bool   `json:"readonly"`
+	// Image is mounted in place of Host, or the directory ImageSubPath in it.
+	Image        *MountImage `json:"image,omitempty"`
+	ImageSubPath string      `json:"image_sub_path,omitempty"`
+}
+
+// MountImage names an image.
+type MountImage struct {
+	Reference string `json:"image"`
 }
 
 // Device is a device of the host that a container uses.
@@ -135,6 +144,9 @@ func (c *Cluster) ContainerSpec(p Pod, k Container) (string, error) {
 	}
 	if k.MemoryMiB > 0 {
 		resources["memory_limit_in_bytes"] = k.MemoryMiB << 20
+	}
+	if k.HugeMiB > 0 {
+		resources["hugepage_limits"] = []map[string]any{{"page_size": "2MB", "limit": k.HugeMiB << 20}}
 	}
 	return c.writeSpec("container-"+p.Name+"-"+k.Name, map[string]any{
 		"metadata": map[string]any{"name": k.Name, "attempt": 0},

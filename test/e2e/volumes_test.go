@@ -60,13 +60,6 @@ func (v *volumePod) reads(id, path, want string) bool {
 	return err == nil && out == want
 }
 
-func (v *volumePod) want(id, path, want string) {
-	v.t.Helper()
-	if out, err := v.Exec(v.t.Context(), id, "/bin/busybox", "cat", path); err != nil || out != want {
-		v.t.Errorf("%s reads %q, %v; want %q", path, out, err, want)
-	}
-}
-
 // torn prints a line for each time that two files of one revision differ.
 const torn = `while true; do
 	d=$(busybox readlink /etc/app/..data); a=$(busybox cat /etc/app/$d/first 2>/dev/null) && b=$(busybox cat /etc/app/$d/second 2>/dev/null) &&
@@ -79,12 +72,10 @@ func TestVolumes(t *testing.T) {
 	main := v.run(cluster.Container{Name: "main", Mounts: v.shared})
 	reader := v.run(cluster.Container{Name: "reader", Command: []string{"/bin/busybox", "sh", "-c", torn}, Mounts: v.shared})
 
-	for path, want := range map[string]string{
-		cluster.ServiceAccount + "/token": "token of volumes\n", cluster.ServiceAccount + "/namespace": "default",
-		"/etc/app/first": "1", "/etc/app/sub/deep": "1", "/etc/keys/password": "geheim", "/etc/podinfo/labels": `app="x"`, "/etc/one": "1",
-		"/etc/hostname": "volumes\n",
-	} {
-		v.want(main, path, want)
+	files := []string{cluster.ServiceAccount + "/token", cluster.ServiceAccount + "/namespace", "/etc/app/first", "/etc/app/sub/deep",
+		"/etc/keys/password", "/etc/podinfo/labels", "/etc/one", "/etc/hostname"}
+	if out := v.exec(main, append([]string{"cat"}, files...)...); out != "token of volumes\ndefault11geheimapp=\"x\"1volumes\n" {
+		t.Errorf("%v read %q", files, out)
 	}
 	if out := v.exec(main, "cat", "/etc/hosts"); !strings.Contains(out, "Kubernetes-managed") {
 		t.Errorf("/etc/hosts reads %q", out)
@@ -96,8 +87,8 @@ func TestVolumes(t *testing.T) {
 		t.Error("a ConfigMap can be written to")
 	}
 	v.exec(main, "sh", "-c", "echo scratch > /scratch/f; echo memory > /memory/f; echo part > /part/f")
-	for path, want := range map[string]string{"/scratch/f": "scratch\n", "/memory/f": "memory\n", "/scratch/part/f": "part\n"} {
-		v.want(reader, path, want)
+	if out := v.exec(reader, "cat", "/scratch/f", "/memory/f", "/scratch/part/f"); out != "scratch\nmemory\npart\n" {
+		t.Errorf("another container reads %q", out)
 	}
 	if out := strings.Fields(v.exec(main, "df", "-k", "/memory")); len(out) < 9 || out[8] != "8192" {
 		t.Errorf("the memory volume's size: %v", out)
@@ -120,9 +111,9 @@ func TestVolumes(t *testing.T) {
 	if took := time.Since(written); took > 5*time.Second {
 		t.Errorf("the updates took %v", took)
 	}
-	v.want(main, "/etc/app/new", "6")
-	v.want(main, "/etc/app/sub/deep", "6")
-	v.want(main, "/etc/one", "1") // a subPath is not updated
+	if out := v.exec(main, "cat", "/etc/app/new", "/etc/app/sub/deep", "/etc/one"); out != "661" { // a subPath is not updated
+		t.Errorf("new key, key in a directory and subPath read %q, want 6, 6 and 1", out)
+	}
 	logs, err := c.Shell(t.Context(), "crictl logs "+reader)
 	check(t, err)
 	if strings.Contains(logs, "torn") || strings.Count(logs, "whole") < 5 {
@@ -135,9 +126,9 @@ func TestVolumes(t *testing.T) {
 		check(t, err)
 	}
 	next := v.run(cluster.Container{Name: "next", Mounts: v.shared})
-	v.want(next, "/scratch/f", "scratch\n")
-	v.want(next, "/memory/f", "memory\n")
-	v.want(next, "/part/f", "part\n")
+	if out := v.exec(next, "cat", "/scratch/f", "/memory/f", "/part/f"); out != "scratch\nmemory\npart\n" {
+		t.Errorf("the next container reads %q", out)
+	}
 	left, err := c.Guest(t.Context(), v.sandbox, "ls /run/kata-containers/shared/containers")
 	check(t, err)
 	if strings.Contains(left, main) || !strings.Contains(left, next) {
@@ -252,4 +243,74 @@ func TestBlockVolumes(t *testing.T) {
 	if string(head) != "block\n" {
 		t.Errorf("on the host the device begins with %q", head)
 	}
+}
+
+// An image as a volume is plugged like the layers of a container.
+func TestImageVolumes(t *testing.T) {
+	c := start(t)
+	image, err := c.Push(t.Context(), "data", cluster.File{Name: "dir/", Mode: 0o755}, cluster.File{Name: "dir/DATA", Mode: 0o644, Content: []byte("data")})
+	check(t, err)
+	check(t, c.Pull(t.Context(), image))
+	t.Cleanup(func() {
+		if _, err := c.Run(context.Background(), "crictl", "rmi", image); err != nil {
+			t.Error(err)
+		}
+	})
+	p := runPod(t, c, "image")
+	id := p.run(cluster.Container{Name: "main", Mounts: []cluster.Mount{
+		{Image: &cluster.MountImage{Reference: image}, Container: "/image", ReadOnly: true},
+		{Image: &cluster.MountImage{Reference: cluster.ExampleImage}, Container: "/itself", ReadOnly: true},
+	}})
+	for path, want := range map[string]string{"/image/dir/DATA": "data", "/itself/LAYER_2": ""} {
+		if out := p.exec(id, "cat", path); out != want {
+			t.Errorf("%s reads %q, want %q", path, out, want)
+		}
+	}
+	if out, err := c.Exec(t.Context(), id, "/bin/busybox", "touch", "/image/new"); err == nil {
+		t.Errorf("an image can be written to: %q", out)
+	}
+	if n := len(p.disks()); n != 4 {
+		t.Errorf("the machine has %d disks, want pause, two layers that are used twice, and the volume's: %v", n, p.disks())
+	}
+	left, err := c.Guest(t.Context(), p.sandbox, "ls /run/kata-containers/shared/containers")
+	check(t, err)
+	if strings.Contains(left, "-image") || strings.Contains(left, "-itself") {
+		t.Errorf("the image came as copies: %s", left)
+	}
+	p.remove()
+}
+
+func TestHugePages(t *testing.T) {
+	controllers, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	if _, err := os.Stat("/sys/fs/cgroup/hugetlb"); err != nil && !strings.Contains(string(controllers), "hugetlb") {
+		t.Skip("needs the cgroup controller hugetlb: without it CRI drops a container's limit for huge pages")
+	}
+	c := start(t)
+	spec := cluster.Pod{Name: "huge"}
+	d, err := c.NewPodDir(spec)
+	check(t, err)
+	t.Cleanup(func() {
+		if err := d.Remove(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	var mounts []cluster.Mount
+	for _, name := range []string{"left", "right"} {
+		dir, err := d.HugePages(name)
+		if err != nil {
+			t.Skip(err)
+		}
+		mounts = append(mounts, cluster.Mount{Host: dir, Container: "/" + name})
+	}
+	p := startPod(t, c, spec)
+	id := p.run(cluster.Container{Name: "main", HugeMiB: 8, Mounts: mounts})
+	out, err := c.Guest(t.Context(), p.sandbox, "cat /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+	check(t, err)
+	if out = strings.TrimSpace(out); out != "8" {
+		t.Errorf("the guest has %s huge pages for two volumes of four", out)
+	}
+	if out := p.exec(id, "mount"); strings.Count(out, "type hugetlbfs") != 2 {
+		t.Errorf("the container's mounts: %s", out)
+	}
+	p.remove()
 }
