@@ -1,0 +1,5 @@
+//go:build race
+
+package tardev
+
+func init() { raceDetector = true }
