@@ -24,6 +24,7 @@ const (
 // the data: what of the tree is beyond a few MiB goes to a temporary file.
 type Hasher struct {
 	dir     string
+	keep    int     // bytes of each level that stay in memory
 	blocks  uint64  // of data, so far
 	partial []byte  // of the block to come
 	digests []byte  // scratch
@@ -41,7 +42,7 @@ type level struct {
 // NewHasher returns a Hasher that has seen nothing. Its temporary files, if it
 // needs any, are in tempDir, or in that of [os.TempDir] if tempDir is "".
 func NewHasher(tempDir string) *Hasher {
-	return &Hasher{dir: tempDir, partial: make([]byte, 0, BlockSize)}
+	return &Hasher{dir: tempDir, keep: keepLevel, partial: make([]byte, 0, BlockSize)}
 }
 
 // Write takes the next data and hashes it on all cores before it returns. It
@@ -83,7 +84,7 @@ func (h *Hasher) hash(of int, blocks []byte) error {
 			h.top = append(h.top, h.digests...) // of the one block of this level, so far
 			return nil
 		}
-		h.levels = append(h.levels, level{whole: spill.New(h.dir, keepLevel), partial: append(make([]byte, 0, 2*BlockSize), h.top...)})
+		h.levels = append(h.levels, level{whole: spill.New(h.dir, h.keep), partial: append(make([]byte, 0, 2*BlockSize), h.top...)})
 		h.top = nil
 	}
 	l := &h.levels[of]

@@ -123,11 +123,12 @@ func (l layered) ReadAt(p []byte, off int64) (int, error) {
 	return l.rest.ReadAt(p, off-int64(l.data)*BlockSize)
 }
 
-// TestTreeBeyondMemory makes a tree whose lowest level has to go to a file, and
+// TestTreeBeyondMemory makes a tree whose lower levels have to go to files, and
 // compares every block of it with the data.
 func TestTreeBeyondMemory(t *testing.T) {
-	const blocks = keepLevel/DigestSize + 128*128 + 5
+	const blocks = 2*128*128 + 5
 	h := NewHasher(t.TempDir())
+	h.keep = 5000
 	buf := make([]byte, 1<<20)
 	for off := int64(0); off < blocks*BlockSize; off += int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), blocks*BlockSize-off)]
@@ -151,7 +152,8 @@ func TestTreeBeyondMemory(t *testing.T) {
 
 func TestNoPlaceForTheTree(t *testing.T) {
 	h := NewHasher(filepath.Join(t.TempDir(), "none"))
-	_, err := io.Copy(h, io.NewSectionReader(numbered(keepLevel), 0, 2*keepLevel*128))
+	h.keep = 5000
+	_, err := io.Copy(h, io.NewSectionReader(numbered(1024), 0, 1024*BlockSize))
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
