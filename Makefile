@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export PATH := $(CURDIR)/bin:$(CURDIR)/$(TOOLS):$(dir $(GO)):$(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint race fuzz golden generate conformance e2e critest soak bench demo guest tools containerds linters deps clean
+.PHONY: help build test lint race fuzz golden generate conformance e2e critest soak soak-memory bench demo guest tools containerds linters deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ critest: deps build guest tools ## the conformance suite of the CRI, in virtual 
 
 soak: deps build guest tools ## pods one after another for SOAK (default 30m), counting what they leave
 	KATA_CC_SOAK=$(or $(SOAK),30m) $(GO) test -count 1 -timeout 24h -run TestSoak -v ./test/e2e
+
+soak-memory: ## CYCLES pods (default 1000) without virtual machines, and as many containers in one; they must not grow
+	KATA_CC_SOAK_CYCLES=$(or $(CYCLES),1000) $(GO) test -count 1 -timeout 2h -run TestSoak -v ./test/conformance | grep -v '^time='
 
 race: ## unit tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /test/e2e)
