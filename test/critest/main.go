@@ -1,8 +1,8 @@
 // Command critest runs Kubernetes' conformance suite for container runtimes on
 // a cluster of virtual machines and writes what came of it as a page.
 //
-//	critest [-focus REGEXP] [-junit FILE] [-o PAGE]   run
-//	critest -o PAGE REPORT...                         write the page of earlier runs
+//	critest [-focus REGEXP] [-handler NAME] [-junit FILE] [-o PAGE]   run
+//	critest -o PAGE REPORT...                                         write the page of earlier runs
 //
 // It fails if a spec fails that expected.toml does not list.
 package main
@@ -31,18 +31,25 @@ const seed = "1"
 
 func main() {
 	out := flag.String("o", "", "write the page here")
-	report := flag.String("junit", ".cache/critest/report.xml", "write critest's JUnit report here, and its log beside it")
-	focus := flag.String("focus", "", "run only the specs whose text matches")
+	var o options
+	flag.StringVar(&o.report, "junit", ".cache/critest/report.xml", "write critest's JUnit report here, and its log beside it")
+	flag.StringVar(&o.focus, "focus", "", "run only the specs whose text matches")
+	flag.StringVar(&o.handler, "handler", "", "runtime handler; none: containerd's default, "+cluster.Handler+"; "+cluster.SandboxHandler+" makes pods by the sandbox API")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *out, *report, *focus, flag.Args()); err != nil {
+	if err := run(ctx, *out, o, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "critest:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, out, report, focus string, reports []string) error {
+// options are those of a run of specs.
+type options struct {
+	report, focus, handler string
+}
+
+func run(ctx context.Context, out string, o options, reports []string) error {
 	e, err := parseExpectations(expectedText)
 	if err != nil {
 		return err
@@ -52,10 +59,10 @@ func run(ctx context.Context, out, report, focus string, reports []string) error
 		return err
 	}
 	if len(reports) == 0 {
-		if err = runSpecs(ctx, paths, e, report, focus); err != nil {
+		if err = runSpecs(ctx, paths, e, o); err != nil {
 			return err
 		}
-		reports = []string{report}
+		reports = []string{o.report}
 	}
 	results, err := readReports(reports, e)
 	if err != nil {
@@ -76,7 +83,7 @@ func run(ctx context.Context, out, report, focus string, reports []string) error
 			return err
 		}
 	}
-	if list := surprises(results, e, focus == "" && len(reports) == 1); len(list) > 0 {
+	if list := surprises(results, e, o.focus == "" && len(reports) == 1); len(list) > 0 {
 		return errors.New("not as expected.toml says:\n  " + strings.Join(list, "\n  "))
 	}
 	return nil
@@ -84,7 +91,7 @@ func run(ctx context.Context, out, report, focus string, reports []string) error
 
 // runSpecs starts a cluster, runs critest on it and leaves its report and log.
 // That specs failed is in the report and no error of this.
-func runSpecs(ctx context.Context, paths cluster.Paths, e expectations, report, focus string) (err error) {
+func runSpecs(ctx context.Context, paths cluster.Paths, e expectations, o options) (err error) {
 	c, err := cluster.Start(ctx, cluster.Options{
 		VMM:     paths.ChooseVMM(os.Getenv("VMM")),
 		Mirrors: registries,
@@ -97,7 +104,8 @@ func runSpecs(ctx context.Context, paths cluster.Paths, e expectations, report, 
 	if err = pushImages(ctx, c); err != nil {
 		return err
 	}
-	if report, err = filepath.Abs(report); err != nil {
+	report, err := filepath.Abs(o.report)
+	if err != nil {
 		return err
 	}
 	temp := filepath.Join(c.Dir, "tmp")
@@ -110,19 +118,8 @@ func runSpecs(ctx context.Context, paths cluster.Paths, e expectations, report, 
 		return err
 	}
 	defer log.Close()
-	endpoint := "unix://" + filepath.Join(c.Dir, "containerd.sock")
-	args := append([]string{
-		"-runtime-endpoint", endpoint, "-image-endpoint", endpoint,
-		"-ginkgo.seed", seed, "-ginkgo.no-color", "-ginkgo.v", "-ginkgo.timeout", specsTimeout.String(),
-		"-ginkgo.junit-report", report, "-ginkgo.focus", focus,
-	}, e.skipFlags()...)
-	cmd := exec.CommandContext(ctx, filepath.Join(paths.Tools, "critest"), args...)
-	cmd.Env, cmd.Dir = append(c.Env(), "TMPDIR="+temp), temp
+	cmd := command(ctx, c, e, o, report, temp)
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, &progress{out: os.Stdout}), log
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // so that it removes its pods
-	cmd.WaitDelay = interruptTimeout
-	// Shared memory that a spec makes on "the host" goes away with critest.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWIPC, Setpgid: true}
 	_ = os.Remove(report)
 	runErr := cmd.Run()
 	keepLogs(c, base)
@@ -130,6 +127,23 @@ func runSpecs(ctx context.Context, paths cluster.Paths, e expectations, report, 
 		return fmt.Errorf("critest did not end (see %s): %w", log.Name(), errors.Join(runErr, err, ctx.Err()))
 	}
 	return nil
+}
+
+// command is critest as it is run on a cluster.
+func command(ctx context.Context, c *cluster.Cluster, e expectations, o options, report, temp string) *exec.Cmd {
+	endpoint := "unix://" + filepath.Join(c.Dir, "containerd.sock")
+	args := append([]string{
+		"-runtime-endpoint", endpoint, "-image-endpoint", endpoint,
+		"-ginkgo.seed", seed, "-ginkgo.no-color", "-ginkgo.v", "-ginkgo.timeout", specsTimeout.String(),
+		"-ginkgo.junit-report", report, "-ginkgo.focus", o.focus, "-runtime-handler", o.handler,
+	}, e.skipFlags()...)
+	cmd := exec.CommandContext(ctx, filepath.Join(c.Paths.Tools, "critest"), args...)
+	cmd.Env, cmd.Dir = append(c.Env(), "TMPDIR="+temp), temp
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // so that it removes its pods
+	cmd.WaitDelay = interruptTimeout
+	// Shared memory that a spec makes on "the host" goes away with critest.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWIPC, Setpgid: true}
+	return cmd
 }
 
 // keepLogs copies the logs of the daemons, which go away with the cluster, and
