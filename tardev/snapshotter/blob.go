@@ -38,7 +38,20 @@ type blob struct {
 	digest digest.Digest
 }
 
-func (b *blob) reader() io.Reader { return io.NewSectionReader(b, 0, b.Size()) }
+// streamer is a Content that reads a whole blob in one request. A [Content] that
+// is none is asked again for every few bytes.
+type streamer interface {
+	// Stream reads a blob from its beginning. The request goes on until ctx ends.
+	Stream(ctx context.Context, d digest.Digest) io.Reader
+}
+
+// stream reads a blob. The caller ends ctx when it has read enough.
+func (s *Snapshotter) stream(ctx context.Context, b *blob) io.Reader {
+	if from, ok := s.content.(streamer); ok {
+		return from.Stream(ctx, b.digest)
+	}
+	return io.NewSectionReader(b, 0, b.Size())
+}
 
 // inNamespace makes sure that ctx has a namespace. containerd sends one along
 // with most requests, and begins every key with it.

@@ -108,8 +108,9 @@ func (s *Snapshotter) commit(ctx context.Context, name string, active *snapshot,
 // layerOf acquires the layer file of a snapshot to be committed, made from the
 // blob that its labels or its name lead to.
 func (s *Snapshotter) layerOf(ctx context.Context, r *record) (made, error) {
+	ctx = inNamespace(ctx, r.Name)
 	m, found, err := s.layers.acquire(ctx, LayerName(r.Name), s.observed(func() (made, error) {
-		b, err := s.findBlob(inNamespace(ctx, r.Name), r)
+		b, err := s.findBlob(ctx, r)
 		if err != nil {
 			return made{}, err
 		}
@@ -173,7 +174,9 @@ func (s *Snapshotter) convert(ctx context.Context, b *blob, key, parent string) 
 			err = fmt.Errorf("convert blob %s: %w", b.digest, errors.Join(classified(err), f.discard()))
 		}
 	}()
-	l, err := tardev.Build(ctx, f, b.reader(), tardev.BuildOptions{Lost: lossLog(ctx, b.digest), TempDir: s.dirs.staging})
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	l, err := tardev.Build(ctx, f, s.stream(ctx, b), tardev.BuildOptions{Lost: lossLog(ctx, b.digest), TempDir: s.dirs.staging})
 	if err != nil {
 		return made{}, err
 	}

@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -28,13 +29,56 @@ func DialContent(socket string) (Content, io.Closer, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("content store of containerd at %s: %w", socket, err)
 	}
-	return containerdContent{proxy.NewContentStore(contentapi.NewContentClient(conn)), imagesapi.NewImagesClient(conn)}, conn, nil
+	blobs := contentapi.NewContentClient(conn)
+	return containerdContent{proxy.NewContentStore(blobs), blobs, imagesapi.NewImagesClient(conn)}, conn, nil
 }
 
 // containerdContent is the content and image store of a containerd.
 type containerdContent struct {
 	content.Store
+	blobs  contentapi.ContentClient
 	images imagesapi.ImagesClient
+}
+
+// Stream reads a blob in one request. containerd sends ahead of the reader.
+func (c containerdContent) Stream(ctx context.Context, d digest.Digest) io.Reader {
+	return &blobStream{ctx: ctx, blobs: c.blobs, digest: d}
+}
+
+// blobStream is a request for a whole blob, made at the first Read.
+type blobStream struct {
+	ctx    context.Context // of the one request that this is
+	blobs  contentapi.ContentClient
+	digest digest.Digest
+	call   contentapi.Content_ReadClient
+	rest   []byte // received and not read
+}
+
+func (s *blobStream) Read(b []byte) (int, error) {
+	if s.call == nil {
+		call, err := s.blobs.Read(s.ctx, &contentapi.ReadContentRequest{Digest: s.digest.String()})
+		if err != nil {
+			return 0, s.failed(err)
+		}
+		s.call = call
+	}
+	for len(s.rest) == 0 {
+		m, err := s.call.Recv()
+		if errors.Is(err, io.EOF) {
+			return 0, io.EOF
+		}
+		if err != nil {
+			return 0, s.failed(err)
+		}
+		s.rest = m.GetData()
+	}
+	n := copy(b, s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
+}
+
+func (s *blobStream) failed(err error) error {
+	return fmt.Errorf("read blob %s from containerd: %w", s.digest, errgrpc.ToNative(err))
 }
 
 func (c containerdContent) Images(ctx context.Context) ([]Image, error) {
