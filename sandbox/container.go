@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
@@ -87,39 +86,42 @@ func (s *Sandbox) reserve(c *Container) error {
 func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (err error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	began, clock := time.Now(), newPhases()
+	clock := newBudget(createPhases)
 	var back undo.Stack
 	if c.id != s.o.ID { // whose sandbox is stopped as a whole
 		defer back.OnError(ctx, &err)
 	}
 
-	sources, err := s.plugLayers(ctx, c, plan, &back)
+	var sources map[string]string
+	err = clock.run(ctx, "layers", func(ctx context.Context) (err error) {
+		if sources, err = s.plugLayers(ctx, c, plan, &back); err != nil {
+			return err
+		}
+		return s.announce(plan, sources, &back)
+	})
 	if err != nil {
 		return err
 	}
-	if err = s.announce(plan, sources, &back); err != nil {
+	err = clock.run(ctx, "files", func(ctx context.Context) error {
+		copied, err := s.copyFiles(ctx, c, plan, &back)
+		clock.fields["copied_files"], clock.fields["copied_bytes"] = copied.Objects, copied.Bytes
 		return err
-	}
-	clock.done("layers")
-	copied, err := s.copyFiles(ctx, c, plan, &back)
+	})
 	if err != nil {
 		return err
 	}
-	clock.done("files")
-	clock.fields["copied_files"], clock.fields["copied_bytes"] = copied.Objects, copied.Bytes
 	request, err := plan.Request(sources)
 	if err != nil {
 		return err
 	}
 	// Before the request, not after it: a timeout does not say whether it was done.
 	back.Add(c.removeFromGuest)
-	if err = s.agent.CreateContainer(ctx, request); err != nil {
+	err = clock.run(ctx, "agent_create", func(ctx context.Context) error { return s.agent.CreateContainer(ctx, request) })
+	if err != nil {
 		return err
 	}
-	clock.done("agent_create")
-	clock.fields["duration"] = time.Since(began)
 	clock.fields["container"] = c.id
-	log.G(ctx).WithFields(clock.fields).Info("container created")
+	clock.report(ctx, "container created")
 	return nil
 }
 

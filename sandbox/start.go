@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -39,50 +38,33 @@ func (s *Sandbox) Start(ctx context.Context) error {
 	return nil
 }
 
-// phases are how long the parts of a start took, for the log.
-type phases struct {
-	last   time.Time
-	fields log.Fields
-}
-
-func newPhases() *phases { return &phases{last: time.Now(), fields: log.Fields{}} }
-
-// done ends a phase.
-func (p *phases) done(name string) {
-	now := time.Now()
-	p.fields[name] = now.Sub(p.last)
-	p.last = now
-}
-
 func (s *Sandbox) boot(ctx context.Context) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	began, clock := time.Now(), newPhases()
+	clock := newBudget(startPhases)
+	for _, step := range []struct {
+		phase string
+		do    func(context.Context) error
+	}{
+		{"network", s.prepareHost},
+		{"vmm", s.launch},
+		{"boot", s.bootMachine},
+		{"agent", s.connect},
+		{"guest", s.prepareGuest},
+		{"ports", func(ctx context.Context) error { s.forwardPorts(ctx); return nil }},
+	} {
+		if err := clock.run(ctx, step.phase, step.do); err != nil {
+			return err
+		}
+	}
+	clock.report(ctx, "sandbox started")
+	return nil
+}
 
-	if err := s.prepareHost(ctx); err != nil {
-		return err
-	}
-	clock.done("network")
-	if err := s.launch(ctx); err != nil {
-		return err
-	}
-	clock.done("vmm")
+func (s *Sandbox) bootMachine(ctx context.Context) error {
 	if err := s.vm.Boot(ctx); err != nil {
 		return fmt.Errorf("boot the virtual machine: %w", err)
 	}
-	clock.done("boot")
-	if err := s.connect(ctx); err != nil {
-		return s.withConsole(err)
-	}
-	clock.done("agent")
-	if err := s.prepareGuest(ctx); err != nil {
-		return err
-	}
-	clock.done("guest")
-	s.forwardPorts(ctx)
-	clock.done("ports")
-	clock.fields["duration"] = time.Since(began)
-	log.G(ctx).WithFields(clock.fields).Info("sandbox started")
 	return nil
 }
 
@@ -180,7 +162,7 @@ func (s *Sandbox) connect(ctx context.Context) error {
 	}
 	agent, err := agentclient.Connect(ctx, s.dialAgent, options...)
 	if err != nil {
-		return err
+		return s.withConsole(err)
 	}
 	s.agent = agent
 	s.undo.Add(func(context.Context) error { return agent.Close() })
@@ -240,18 +222,11 @@ func isOld(version string) bool {
 	return err == nil && n < 4
 }
 
-// consoleLines is how much of the guest's console an error shows: a kernel's
-// panic with its call trace is some 25 lines.
-const consoleLines = 30
-
-// withConsole adds the last lines of the guest's console to an error.
+// withConsole adds to an error what was kept of the guest's console.
 func (s *Sandbox) withConsole(err error) error {
-	lines := strings.FieldsFunc(s.vm.Console(), func(r rune) bool { return r == '\n' || r == '\r' })
-	if len(lines) == 0 {
+	text := strings.TrimRight(s.vm.Console(), "\r\n")
+	if text == "" {
 		return fmt.Errorf("%w; the guest's console is empty", err)
 	}
-	if n := len(lines) - consoleLines; n > 0 {
-		lines = lines[n:]
-	}
-	return fmt.Errorf("%w; the guest's console ends with:\n%s", err, strings.Join(lines, "\n"))
+	return fmt.Errorf("%w; the guest's console ends with:\n%s", err, text)
 }

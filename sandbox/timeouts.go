@@ -9,6 +9,10 @@ const (
 	// does not say otherwise.
 	defaultDialTimeout = 45 * time.Second
 
+	// leastShare is what a phase of a Create may take however little its share of
+	// the time is: on a busy host anything may take that long.
+	leastShare = 5 * time.Second
+
 	// signalTimeout bounds one signal's way to the guest.
 	signalTimeout = 10 * time.Second
 	// killTimeout is how long a process may outlive a SIGKILL before its virtual

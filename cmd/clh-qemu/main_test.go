@@ -16,6 +16,7 @@ import (
 
 	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/hypervisor/clh"
+	"github.com/kata-cc/kata-cc/hypervisor/clh/clhtest"
 )
 
 // mainVariable makes the test binary clh-qemu, which the driver then starts.
@@ -29,8 +30,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// launch has the driver start clh-qemu with the guest image's machine.
-func launch(t *testing.T, dir string) hypervisor.VM {
+// machine is the guest image's machine, in clh-qemu.
+func machine(t *testing.T) clhtest.Machine {
 	t.Helper()
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skipf("needs QEMU: %v", err)
@@ -44,7 +45,7 @@ func launch(t *testing.T, dir string) hypervisor.VM {
 		t.Fatal(err)
 	}
 	spec := hypervisor.Spec{
-		ID: "sandbox", VCPUs: 1, MemoryMiB: 1024,
+		ID: "sandbox", VCPUs: 1, MemoryMiB: 512,
 		Kernel: filepath.Join(guest, "vmlinuz"), Initrd: filepath.Join(guest, "initrd.img"),
 	}
 	for _, path := range []string{spec.Kernel, spec.Initrd} {
@@ -56,7 +57,18 @@ func launch(t *testing.T, dir string) hypervisor.VM {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vm, err := clh.New(clh.Options{Path: self, Dir: dir}).Launch(t.Context(), spec)
+	return clhtest.Machine{Options: clh.Options{Path: self}, Spec: spec, Port: 1024}
+}
+
+// TestDriverConformance runs what every backend must pass.
+func TestDriverConformance(t *testing.T) { clhtest.Run(t, machine(t)) }
+
+// launch has the driver start clh-qemu.
+func launch(t *testing.T, dir string) hypervisor.VM {
+	t.Helper()
+	m := machine(t)
+	m.Options.Dir = dir
+	vm, err := clh.New(m.Options).Launch(t.Context(), m.Spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,41 +136,6 @@ func gone(pid int) bool {
 		time.Sleep(20 * time.Millisecond)
 	}
 	return false
-}
-
-func TestLifeOfAMachine(t *testing.T) {
-	dir := t.TempDir()
-	vm := launch(t, dir)
-	agent(t, vm).Close()
-	layer := filepath.Join(t.TempDir(), "layer")
-	if err := os.WriteFile(layer, make([]byte, 8192), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for i, want := range []string{"0000:01:01.0", "0000:02:01.0"} {
-		at, err := vm.HotplugDisk(t.Context(), hypervisor.Disk{ID: fmt.Sprintf("layer-%d", i), Path: layer, ReadOnly: true, Serial: "s"})
-		if err != nil || at.String() != want {
-			t.Errorf("disk %d at %s, %v; want %s", i, at, err, want)
-		}
-	}
-	if err := vm.UnplugDisk(t.Context(), "layer-0"); err != nil {
-		t.Errorf("unplug: %v", err)
-	}
-	pid := vm.Process().PID
-	processes := append(children(t, pid), pid)
-	if len(processes) < 2 {
-		t.Errorf("processes %v, want the VMM and QEMU", processes)
-	}
-	if err := vm.Stop(t.Context()); err != nil {
-		t.Errorf("stop: %v", err)
-	}
-	for _, p := range processes {
-		if !gone(p) {
-			t.Errorf("process %d is left", p)
-		}
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		t.Errorf("left %v, %v", left, err)
-	}
 }
 
 func TestNothingOutlivesAKill(t *testing.T) {

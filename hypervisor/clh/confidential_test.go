@@ -63,14 +63,11 @@ func TestVMMThatForgetsProtectionIsRefused(t *testing.T) {
 		"host_data at boot": {"Running", `{"sev_snp":true}`, `"igvm":%q`, 2, "payload.host_data"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			script := memory.Script{Features: []string{"igvm", "sev_snp"}}
-			h := newHost(t, script)
+			h := newHost(t, memory.Script{Features: []string{"igvm", "sev_snp"}})
 			h.confidential()
-			script.Faults = []memory.Fault{{Endpoint: "vm.info", Call: tc.call, Do: "fail", Status: 200, Text: fmt.Sprintf(
+			h.script.Faults = []memory.Fault{{Endpoint: "vm.info", Call: tc.call, Do: "fail", Status: 200, Text: fmt.Sprintf(
 				`{"state":%q,"config":{"platform":%s,"payload":{`+tc.payload+`}},"device_tree":{}}`, tc.state, tc.platform, h.spec.Confidential.IGVM)}}
-			if err := os.WriteFile(os.Getenv(memory.ScriptEnv), []byte(script.String()), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			h.writeScript()
 			vm, err := clh.New(h.o).Launch(t.Context(), h.spec)
 			if tc.call == 2 && err == nil {
 				defer vm.Stop(t.Context())

@@ -28,10 +28,11 @@ func TestMain(m *testing.M) {
 
 // host is what a machine needs of the host, in a directory of its own.
 type host struct {
-	t    testing.TB
-	dir  string
-	o    clh.Options
-	spec hypervisor.Spec
+	t      testing.TB
+	dir    string
+	o      clh.Options
+	spec   hypervisor.Spec
+	script memory.Script
 
 	fds, goroutines int // before the test
 }
@@ -48,13 +49,10 @@ func newHost(t testing.TB, script memory.Script) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "script.json")
-	if err := os.WriteFile(path, []byte(script.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv(memory.ScriptEnv, path)
+	t.Setenv(memory.ScriptEnv, filepath.Join(dir, "script.json"))
 	t.Setenv("GORACE", "atexit_sleep_ms=0") // or the VMM takes a second to exit
-	h := &host{t: t, dir: dir, o: clh.Options{Path: exe, Dir: filepath.Join(dir, "vm")}}
+	h := &host{t: t, dir: dir, script: script, o: clh.Options{Path: exe, Dir: filepath.Join(dir, "vm")}}
+	h.writeScript()
 	h.spec = hypervisor.Spec{ID: "sb", VCPUs: 1, MemoryMiB: 128, Kernel: h.file("kernel"), Initrd: h.file("initrd")}
 	h.fds, h.goroutines = countFDs(t), runtime.NumGoroutine()
 	t.Cleanup(func() {
@@ -62,6 +60,14 @@ func newHost(t testing.TB, script memory.Script) *host {
 		os.RemoveAll(dir)
 	})
 	return h
+}
+
+// writeScript has the VMMs from now on follow the script.
+func (h *host) writeScript() {
+	h.t.Helper()
+	if err := os.WriteFile(os.Getenv(memory.ScriptEnv), []byte(h.script.String()), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // file makes a file of one block.

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -110,5 +112,24 @@ func TestMoreLayersThanSlotsAreRefusedBeforeTheFirstPlug(t *testing.T) {
 	s.kill(s.id, "", 9)
 	s.wait(s.id, "")
 	s.remove(s.id, "")
+	s.shutdown(s.id)
+}
+
+// TestTimeOfACreateIsDividedOverItsPhases: the shim answers before its caller
+// gives up, and says where the time went.
+func TestTimeOfACreateIsDividedOverItsPhases(t *testing.T) {
+	h := newHost(t, memory.Script{Up: memory.Never, Console: "a guest that does not get far\n"})
+	s := h.pod("pod")
+	ctx, cancel := context.WithTimeout(h.ctx(), 12*time.Second)
+	defer cancel()
+	err := s.tryCreate(ctx, s.id, streams{}, h.layer("pause"))
+	if status.Code(err) != codes.DeadlineExceeded || ctx.Err() != nil {
+		t.Errorf("%v, want deadline exceeded before the caller's", err)
+	}
+	for _, want := range []string{"phase agent (network ", "vmm ", "boot ", "agent ", "that were left", "a guest that does not get far"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
 	s.shutdown(s.id)
 }
