@@ -103,9 +103,9 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 		return err
 	}
 	err = clock.run(ctx, "files", func(ctx context.Context) error {
-		copied, err := s.copyFiles(ctx, c, plan, &back)
+		copied, failed := s.copyFiles(ctx, c, plan, &back)
 		clock.fields["copied_files"], clock.fields["copied_bytes"] = copied.Objects, copied.Bytes
-		return err
+		return failed
 	})
 	if err != nil {
 		return err
