@@ -23,7 +23,7 @@ type Layer struct {
 // BuildOptions are what may be chosen about [Build]. The zero value will do.
 type BuildOptions struct {
 	// Lost, if set, hears of everything that the tar has and the layer file cannot
-	// hold: the path and what is lost of it.
+	// hold: the path, cut after 4095 bytes, and what is lost of it.
 	Lost func(path, what string)
 	// TempDir is where temporary files go that Build needs for very large layers;
 	// if it is "", in that of [os.TempDir]. They have no names and end with Build.

@@ -28,7 +28,13 @@ type longLink struct {
 	start uint64 // of its target
 }
 
-func newIndex(tempDir string, lost func(path, what string)) *index {
+func newIndex(tempDir string, report func(path, what string)) *index {
+	lost := func(path, what string) {
+		if len(path) > maxLinuxPath { // it may have 1 MiB, and a loss for each record of a header
+			path = path[:maxLinuxPath] + "…"
+		}
+		report(path, what)
+	}
 	return &index{nodes: newNodes(tempDir), targets: spill.New(tempDir, keepNames), lost: lost}
 }
 

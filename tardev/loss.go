@@ -146,7 +146,7 @@ func (x *index) losses(m *member, mode uint64) {
 func paxLoss(key string, value []byte, uid, gid, mtime uint64) string {
 	for _, prefix := range []string{"SCHILY.xattr.", "LIBARCHIVE.xattr."} {
 		if name, ok := strings.CutPrefix(key, prefix); ok {
-			return fmt.Sprintf("extended attribute %s", name)
+			return fmt.Sprintf("extended attribute %.255s", name)
 		}
 	}
 	differs := func(is uint64) bool {
@@ -155,7 +155,7 @@ func paxLoss(key string, value []byte, uid, gid, mtime uint64) string {
 	}
 	switch {
 	case key == "SCHILY.fflags":
-		return fmt.Sprintf("file flags %q", value)
+		return fmt.Sprintf("file flags %.100q", value)
 	case strings.HasPrefix(key, "SCHILY.acl."):
 		return "access control list"
 	case key == "GNU.sparse.name":
