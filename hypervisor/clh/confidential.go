@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -20,6 +21,16 @@ import (
 var confidentialFeatures = []string{"sev_snp", "igvm"}
 
 const hostDataLength = 64 // hexadecimal digits
+
+// bootLimit is how long vm.boot may take. A protected machine's memory is
+// measured or accepted page by page before its first instruction, so its limit
+// grows with the memory.
+func bootLimit(spec hypervisor.Spec, limit time.Duration) time.Duration {
+	if spec.Confidential == nil {
+		return limit
+	}
+	return limit + time.Duration(spec.MemoryMiB)*bootTimePerMiB
+}
 
 func checkConfidential(c hypervisor.Confidential) error {
 	if c.IGVM == "" {

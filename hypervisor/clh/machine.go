@@ -129,7 +129,7 @@ func (m *Machine) Boot(ctx context.Context) error {
 }
 
 func (m *Machine) boot(ctx context.Context) error {
-	if err := m.api.boot(ctx, m.o.BootTimeout); err != nil {
+	if err := m.api.boot(ctx, bootLimit(m.spec, m.o.BootTimeout)); err != nil {
 		return err
 	}
 	m.mu.Lock()

@@ -5,6 +5,9 @@ import "time"
 const (
 	// bootTimeout bounds vm.boot, during which the VMM answers nothing else.
 	bootTimeout = 60 * time.Second
+	// bootTimePerMiB is what vm.boot may take longer for each MiB of a protected
+	// machine: guests of 64 GiB are known to take more than 90 s.
+	bootTimePerMiB = 3 * time.Millisecond
 	// apiTimeout bounds every other call that the VMM answers from memory.
 	apiTimeout = 10 * time.Second
 	// hotplugTimeout bounds vm.add-disk.

@@ -217,3 +217,15 @@ func remove(id string) func(*bench) error {
 func removing(id string) func(*bench) error {
 	return func(b *bench) error { return errors.Join(disk(id)(b), remove(id)(b)) }
 }
+
+func TestLimitOfAProtectedBootGrowsWithMemory(t *testing.T) {
+	plain := hypervisor.Spec{MemoryMiB: 64 << 10}
+	protected := plain
+	protected.Confidential = &hypervisor.Confidential{}
+	if got := bootLimit(plain, time.Minute); got != time.Minute {
+		t.Errorf("a plain machine has %v", got)
+	}
+	if got := bootLimit(protected, time.Minute); got < 3*time.Minute || got > 5*time.Minute {
+		t.Errorf("a protected machine of 64 GiB has %v", got)
+	}
+}
