@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"regexp"
@@ -131,8 +132,11 @@ func TestGuestRunsContainersOnVerifiedLayers(t *testing.T) {
 
 func TestGuestLimitsAndWatches(t *testing.T) {
 	base := busyboxLayer(t, strings.Repeat("a", 64))
-	m := bootVM(t, debugConsole)
+	m := bootVM(t, debugConsole+" LD_PRELOAD=/of/the/host.so")
 	m.createSandbox()
+	if shown := m.shell("env"); strings.Contains(shown, "LD_PRELOAD") || !strings.Contains(shown, "PATH=") {
+		t.Errorf("a word of the kernel's command line is a variable of programs: %s", shown)
+	}
 	at := m.plug(base.path, "base")
 	spec := m.podSpec("greedy", "/bin/sh", "-c", "read x; a=0123456789abcdef; while :; do a=$a$a; done")
 	spec.Linux.Resources.Memory.Limit = 16 << 20
@@ -156,6 +160,13 @@ func TestGuestLimitsAndWatches(t *testing.T) {
 	stats, err := m.StatsContainer(m.ctx(), &agentpb.StatsContainerRequest{ContainerId: "greedy"})
 	if err != nil || stats.GetCgroupStats().GetPidsStats().GetLimit() != 77 || stats.GetCgroupStats().GetMemoryStats().GetUsage().GetLimit() != 16<<20 {
 		t.Errorf("after the update stats are %v, %v", stats, err)
+	}
+	const then = 2_000_000_000
+	if _, err := m.SetGuestDateTime(m.ctx(), &agentpb.SetGuestDateTimeRequest{Sec: then}); err != nil {
+		t.Error(err)
+	}
+	if shown := m.shell("date +clock:%s"); !strings.Contains(shown, fmt.Sprintf("clock:%d", then)[:len("clock:2000000")]) {
+		t.Errorf("the guest's clock shows %q", shown)
 	}
 	oom := make(chan string, 1)
 	go func() {

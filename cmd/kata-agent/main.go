@@ -69,6 +69,9 @@ func main() {
 
 // runAsInit is the life of the guest. It ends with the machine switched off.
 func runAsInit() {
+	// The kernel makes variables of words that it does not know, so the host could
+	// tell crun's dynamic linker what to load.
+	os.Clearenv()
 	boot.OpenConsole()
 	err := func() error {
 		if err := boot.MakeRootPivotable(); err != nil {

@@ -139,7 +139,8 @@ func becomeRoot() error {
 	if err := unix.Chroot("."); err != nil {
 		return fmt.Errorf("make the root disk the root: %w", err)
 	}
-	err := unix.Exec(diskInit, []string{diskInit}, os.Environ())
+	// Without the variables, which are words of the kernel's command line.
+	err := unix.Exec(diskInit, []string{diskInit}, nil)
 	return fmt.Errorf("start %s of the root disk: %w", diskInit, err)
 }
 

@@ -34,9 +34,10 @@ type processMemory struct {
 	pss  float64
 }
 
-// measureMemory looks at an idle pod, then at its shim with containers.
+// measureMemory looks at a pod without a container, not even a pause container,
+// then at its shim with containers.
 func measureMemory(ctx context.Context, c *cluster.Cluster) (m memory, err error) {
-	pod := cluster.Pod{Name: "memory"}
+	pod := cluster.Pod{Name: "memory", Handler: cluster.SandboxHandler}
 	sandbox, err := c.RunPod(ctx, pod)
 	if err != nil {
 		return m, err
@@ -188,7 +189,7 @@ func resident(sandbox string) (float64, error) {
 func (m memory) tables(images []imageSize) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n## The shim's memory\n\n| state | resident |\n|---|---:|\n| one container | %.1f MiB |\n| ten containers | %.1f MiB |\n\n", m.shimOne, m.shimTen)
-	fmt.Fprintf(&b, "## An idle pod's memory\n\nThe pause container runs; the guest has %.0f MiB.\n\n| whose | MiB |\n|---|---:|\n", m.ram)
+	fmt.Fprintf(&b, "## An idle pod's memory\n\nNo container runs, not even a pause container; the guest has %.0f MiB.\n\n| whose | MiB |\n|---|---:|\n", m.ram)
 	fmt.Fprintf(&b, "| in the guest: used by kernel and agent, without caches | %.1f |\n| the same with what the kernel keeps free: containers cannot have it | %.1f |\n| the agent's resident memory | %.1f |\n", m.used, m.reserved, m.agent)
 	sum := 0.0
 	for _, p := range m.processes {
