@@ -72,6 +72,9 @@ var answers = []answer{
 
 	{"CopyFile", &agentpb.CopyFileRequest{Path: "/etc/passwd", FileMode: unix.S_IFREG | 0o644}, codes.InvalidArgument, "/run/kata-containers"},
 	{"CopyFile", &agentpb.CopyFileRequest{Path: "/run/kata-containers/../../etc/passwd", FileMode: unix.S_IFREG | 0o644}, codes.InvalidArgument, "/run/kata-containers"},
+	{"CopyFile", &agentpb.CopyFileRequest{Path: "/run/kata-containers/box/config.json", FileMode: unix.S_IFREG | 0o644}, codes.InvalidArgument, "does not start with /run/kata-containers/shared/containers"},
+	{"CopyFile", &agentpb.CopyFileRequest{Path: "/run/kata-containers/sandbox/shm/x", FileMode: unix.S_IFREG | 0o644}, codes.InvalidArgument, "in the storage mounted at /run/kata-containers/sandbox/shm"},
+	{"CopyFile", &agentpb.CopyFileRequest{Path: "/run/kata-containers/shared/containers/f", FileMode: unix.S_IFREG | 0o644}, codes.OK, ""},
 	{"UpdateEphemeralMounts", &agentpb.UpdateEphemeralMountsRequest{Storages: []*agentpb.Storage{{Driver: "ephemeral", MountPoint: "/run/kata-containers/sandbox/none"}}}, codes.NotFound, "is not mounted"},
 	{"UpdateEphemeralMounts", &agentpb.UpdateEphemeralMountsRequest{Storages: []*agentpb.Storage{{
 		Driver: "ephemeral", MountPoint: "/run/kata-containers/sandbox/shm", Options: []string{"size=1M"}}}}, codes.OK, ""},

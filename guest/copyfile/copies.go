@@ -5,21 +5,18 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"regexp"
 	"strings"
 )
 
-// shared is where the host copies what containers mount, each as
-// <container>-<16 hexadecimal digits>-<name>.
-const shared = "shared/containers"
-
+// copyName is what follows the container in the name of what the host copies for
+// a mount: <container>-<16 hexadecimal digits>-<name>.
 var copyName = regexp.MustCompile(`^-[0-9a-f]{16}-`)
 
 // RemoveCopies removes what was copied for a container, which is gone: it lies
 // in guest memory, and the protocol has no call to delete it.
 func (f *Files) RemoveCopies(container string) error {
-	root, err := os.OpenRoot(path.Join(f.dir, shared))
+	root, err := os.OpenRoot(f.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -39,7 +36,7 @@ func (f *Files) RemoveCopies(container string) error {
 	var errs []error
 	for _, e := range entries {
 		if rest, ok := strings.CutPrefix(e.Name(), container); ok && copyName.MatchString(rest) {
-			f.forget(path.Join(shared, e.Name()))
+			f.forget(e.Name())
 			errs = append(errs, root.RemoveAll(e.Name()))
 		}
 	}

@@ -19,6 +19,9 @@ import (
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 )
 
+// incoming begins the names of files of which pieces are missing.
+const incoming = ".incoming-"
+
 // MaxSize is the largest file taken; it would lie in guest memory.
 const MaxSize = 256 << 20
 
@@ -33,8 +36,8 @@ type Files struct {
 
 // pending is a file of which pieces are missing.
 type pending struct {
-	busy bool // a piece is being written
-	temp string
+	busy bool   // a piece is being written
+	temp string // in the file's directory
 	have int64
 	size int64
 }
@@ -51,12 +54,7 @@ func (f *Files) Copy(_ context.Context, r *agentpb.CopyFileRequest) error {
 	if err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(f.dir)
-	if err != nil {
-		return fmt.Errorf("copy file %s: %w", r.GetPath(), err)
-	}
-	defer root.Close()
-	if err := f.copy(root, name, r); err != nil {
+	if err := f.copy(name, r); err != nil {
 		return fmt.Errorf("copy file %s: %w", r.GetPath(), err)
 	}
 	return nil
@@ -71,18 +69,21 @@ func (f *Files) below(p string) (string, error) {
 	return name, nil
 }
 
-func (f *Files) copy(root *os.Root, name string, r *agentpb.CopyFileRequest) error {
-	if err := makeParents(root, path.Dir(name), perm(r.GetDirMode())); err != nil {
+func (f *Files) copy(name string, r *agentpb.CopyFileRequest) error {
+	root, err := f.parent(path.Dir(name), perm(r.GetDirMode()))
+	if err != nil {
 		return err
+	}
+	defer root.Close()
+	base := path.Base(name)
+	if strings.HasPrefix(base, incoming) {
+		return fmt.Errorf("names that begin with %s are taken: %w", incoming, errdefs.ErrInvalidArgument)
 	}
 	switch r.GetFileMode() & unix.S_IFMT {
 	case unix.S_IFDIR:
-		if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		return own(root, name, r)
+		return directory(root, base, r)
 	case unix.S_IFLNK:
-		if err := link(root, name, r); err != nil || path.Base(name) != versionLink {
+		if err := link(root, base, r); err != nil || base != versionLink {
 			return err
 		}
 		return f.tidy(root, path.Dir(name), string(r.GetData()))
@@ -92,18 +93,22 @@ func (f *Files) copy(root *os.Root, name string, r *agentpb.CopyFileRequest) err
 	return fmt.Errorf("mode %o is neither a file's, a directory's nor a link's: %w", r.GetFileMode(), errdefs.ErrInvalidArgument)
 }
 
-// makeParents makes the directories that are missing; the innermost gets the mode.
-func makeParents(root *os.Root, dir string, mode os.FileMode) error {
-	if _, err := root.Stat(dir); err == nil {
-		return nil
-	}
-	if err := root.MkdirAll(dir, 0o755); err != nil {
+// directory makes a directory, or gives one that is there owner and mode.
+func directory(root *os.Root, base string, r *agentpb.CopyFileRequest) error {
+	dir, err := root.Open(".")
+	if err != nil {
 		return err
 	}
-	if mode == 0 {
-		return nil
+	defer dir.Close()
+	fd, _, err := enter(int(dir.Fd()), base)
+	if err != nil {
+		return err
 	}
-	return root.Chmod(dir, mode)
+	defer unix.Close(fd)
+	if err := os.Chown(procFD(fd), int(r.GetUid()), int(r.GetGid())); err != nil {
+		return err
+	}
+	return os.Chmod(procFD(fd), perm(r.GetFileMode()))
 }
 
 // link makes a symbolic link in the place of whatever has the name. The target
@@ -123,7 +128,8 @@ func link(root *os.Root, name string, r *agentpb.CopyFileRequest) error {
 	return nil
 }
 
-// piece writes a piece of a file and gives the file its name with the last one.
+// piece writes a piece of a file, in the directory root, and gives the file its
+// name with the last one.
 func (f *Files) piece(root *os.Root, name string, r *agentpb.CopyFileRequest) (err error) {
 	p, err := f.begin(name, r)
 	if err != nil {
@@ -149,7 +155,7 @@ func (f *Files) piece(root *os.Root, name string, r *agentpb.CopyFileRequest) (e
 	if err := own(root, p.temp, r); err != nil {
 		return errors.Join(err, remove(root, p.temp))
 	}
-	if err := root.Rename(p.temp, name); err != nil {
+	if err := root.Rename(p.temp, path.Base(name)); err != nil {
 		return errors.Join(err, remove(root, p.temp))
 	}
 	return nil
@@ -170,7 +176,7 @@ func (f *Files) begin(name string, r *agentpb.CopyFileRequest) (*pending, error)
 	if offset == 0 {
 		if p == nil {
 			f.names++
-			p = &pending{temp: path.Join(path.Dir(name), ".incoming-"+strconv.FormatUint(f.names, 10))}
+			p = &pending{temp: incoming + strconv.FormatUint(f.names, 10)}
 			f.pending[name] = p
 		}
 		p.have, p.size = 0, size

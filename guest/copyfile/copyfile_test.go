@@ -67,16 +67,49 @@ func TestBeginningAnewReplacesALongerBeginning(t *testing.T) {
 	}
 }
 
-func TestSymlinkOutOfTheDirectoryIsNotFollowed(t *testing.T) {
+// The root of a container may be mounted beside the files, so neither a link nor
+// a mount leads anywhere, whatever is copied.
+func TestNoWayThroughLinksAndMounts(t *testing.T) {
 	dir, outside := t.TempDir(), t.TempDir()
-	if err := os.Symlink(outside, dir+"/out"); err != nil {
-		t.Fatal(err)
+	beside, mounted := filepath.Join(dir, "beside"), filepath.Join(dir, "mounted")
+	for _, d := range []string{beside, mounted} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := New(dir).Copy(t.Context(), request(dir+"/out/x", "x")); err == nil {
-		t.Error("a file was copied through a link")
+	ways := map[string]string{"out": outside, "in": "beside", "mounted": ""}
+	if err := unix.Mount(outside, mounted, "", unix.MS_BIND, ""); err != nil {
+		delete(ways, "mounted") // not root
+	} else {
+		defer unix.Unmount(mounted, unix.MNT_DETACH)
 	}
-	if left, _ := os.ReadDir(outside); len(left) != 0 {
-		t.Errorf("outside there is %v", left)
+	f := New(dir)
+	for name, target := range ways {
+		if target != "" {
+			if err := f.Copy(t.Context(), &agentpb.CopyFileRequest{Path: filepath.Join(dir, name), FileMode: unix.S_IFLNK | 0o777, Data: []byte(target)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for what, r := range map[string]*agentpb.CopyFileRequest{
+			"a file":                {Path: dir + "/" + name + "/x", FileMode: unix.S_IFREG | 0o600},
+			"a file further down":   {Path: dir + "/" + name + "/d/x", FileMode: unix.S_IFREG | 0o600, DirMode: 0o700},
+			"a link":                {Path: dir + "/" + name + "/x", FileMode: unix.S_IFLNK | 0o777, Data: []byte("y")},
+			"a directory":           {Path: dir + "/" + name + "/x", FileMode: unix.S_IFDIR | 0o777},
+			"mode of the directory": {Path: dir + "/" + name, FileMode: unix.S_IFDIR | 0o777},
+		} {
+			if err := f.Copy(t.Context(), r); err == nil {
+				t.Errorf("%s through %s", what, name)
+			}
+		}
+	}
+	for _, d := range []string{outside, beside} {
+		info, err := os.Stat(d)
+		if left, _ := os.ReadDir(d); err != nil || len(left) != 0 || info.Mode().Perm() == 0o777 {
+			t.Errorf("%s has mode %v and holds %v", d, info.Mode(), left)
+		}
+	}
+	if err := f.Copy(t.Context(), request(dir+"/.incoming-9", "x")); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("the name of a file in the making: %v", err)
 	}
 }
 
@@ -142,7 +175,7 @@ func TestCopiesGoWithTheirContainer(t *testing.T) {
 	f := New(dir)
 	const digits = "0123456789abcdef"
 	for _, name := range []string{"c-" + digits + "-hosts", "c-" + digits + "-v/x", "c-2-" + digits + "-hosts", "c/rootfs"} {
-		if err := f.Copy(t.Context(), request(dir+"/shared/containers/"+name, name)); err != nil {
+		if err := f.Copy(t.Context(), request(dir+"/"+name, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -151,7 +184,7 @@ func TestCopiesGoWithTheirContainer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	left, err := filepath.Glob(dir + "/shared/containers/*")
+	left, err := filepath.Glob(dir + "/*")
 	if err != nil || len(left) != 2 || filepath.Base(left[0]) != "c" || filepath.Base(left[1]) != "c-2-"+digits+"-hosts" {
 		t.Errorf("left are %v, %v", left, err)
 	}

@@ -19,11 +19,12 @@ const (
 // tidy removes what a volume has no more since its link leads to the version
 // current: other versions, whole or in part, and links to files that are not in
 // this one. The protocol has no call to delete them, and they lie in guest memory.
+// The volume is at root, and dir below [Files.dir].
 func (f *Files) tidy(root *os.Root, dir, current string) error {
 	if !isVersion(current) {
 		return nil
 	}
-	d, err := root.Open(dir)
+	d, err := root.Open(".")
 	if err != nil {
 		return err
 	}
@@ -34,10 +35,10 @@ func (f *Files) tidy(root *os.Root, dir, current string) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		name := path.Join(dir, e.Name())
+		name := e.Name()
 		switch {
 		case e.IsDir() && isVersion(e.Name()) && e.Name() != current:
-			f.forget(name)
+			f.forget(path.Join(dir, name))
 			errs = append(errs, root.RemoveAll(name))
 		case e.Type() == fs.ModeSymlink && leadsNowhere(root, name):
 			errs = append(errs, remove(root, name))

@@ -4,14 +4,15 @@ package rpc
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/guest/copyfile"
 	"github.com/kata-cc/kata-cc/guest/sandbox"
-	"github.com/kata-cc/kata-cc/guest/storage"
 )
 
 // APIVersion is the version of the protocol which Health.Version tells.
@@ -36,7 +37,7 @@ type Service struct {
 
 // New is the service of one sandbox.
 func New(info Info, s *sandbox.Sandbox) *Service {
-	return &Service{info: info, sandbox: s, files: copyfile.New(storage.Root), destroyed: make(chan struct{})}
+	return &Service{info: info, sandbox: s, files: copyfile.New(sandbox.Shared), destroyed: make(chan struct{})}
 }
 
 // Destroyed is closed when the sandbox has been destroyed, after which the
@@ -77,10 +78,14 @@ func (s *Service) StartContainer(ctx context.Context, r *agentpb.StartContainerR
 	return empty, s.sandbox.StartContainer(ctx, r.GetContainerId())
 }
 
-// CopyFile takes a piece of a file below the sandbox's directory.
+// CopyFile takes a piece of a file below the directory of shared files, but not
+// of one in a storage: the root of a container is there too.
 func (s *Service) CopyFile(ctx context.Context, r *agentpb.CopyFileRequest) (*emptypb.Empty, error) {
 	if err := s.sandbox.Running(); err != nil {
 		return nil, err
+	}
+	if at, within := s.sandbox.Storages.Within(r.GetPath()); within {
+		return nil, fmt.Errorf("copy file %s: it would lie in the storage mounted at %s: %w", r.GetPath(), at, errdefs.ErrInvalidArgument)
 	}
 	return empty, s.files.Copy(ctx, r)
 }

@@ -228,6 +228,18 @@ func (s *Set) Find(mountPoint string) *agentpb.Storage {
 	return nil
 }
 
+// Within says in which mount point a path lies, if in any.
+func (s *Set) Within(p string) (mountPoint string, within bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for dir := path.Clean(p); dir != "/" && dir != "."; dir = path.Dir(dir) {
+		if s.mounts[dir] != nil {
+			return dir, true
+		}
+	}
+	return "", false
+}
+
 // identity is what two descriptions of one mount must agree in.
 func identity(st *agentpb.Storage) *agentpb.Storage {
 	return &agentpb.Storage{

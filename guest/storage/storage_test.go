@@ -84,6 +84,22 @@ func TestManyUsersMountOnce(t *testing.T) {
 	}
 }
 
+func TestPathWithinAStorage(t *testing.T) {
+	c := &counter{}
+	c.register(t)
+	s := New(block.Finder{})
+	if err := s.Acquire(t.Context(), volume(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	for p, want := range map[string]bool{
+		Root + "/v": true, Root + "/v/a/b": true, Root + "/x/../v/a": true, Root + "//v": true, Root + "/v2": false, Root: false, "/": false, "": false, "v": false,
+	} {
+		if at, got := s.Within(p); got != want || got && at != Root+"/v" {
+			t.Errorf("%q lies in %q, %v", p, at, got)
+		}
+	}
+}
+
 func TestFailedMountLeavesNoPlaceholder(t *testing.T) {
 	c := &counter{}
 	c.failures.Store(1)
