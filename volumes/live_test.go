@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -77,29 +78,30 @@ func TestReaderNeverSeesHalves(t *testing.T) {
 	s := newSet(t, c, volumes.DefaultLimits)
 	to := filepath.Join(g.dir, "v")
 
-	writing, stop := context.WithCancel(t.Context())
-	var all sync.WaitGroup
 	last := 0
-	all.Go(func() { // from before the first copy on
-		for n := 1; writing.Err() == nil; n++ {
-			k.write(revision(n))
-			last = n
-			if n%4 == 0 { // four in a row, then time to read one
-				time.Sleep(100 * time.Millisecond)
-			}
+	write := func() { last++; k.write(revision(last)) }
+	writing, stop := context.WithCancel(t.Context())
+	var writer sync.WaitGroup
+	writer.Go(func() { // from before the first copy on
+		for writing.Err() == nil {
+			write()
+			time.Sleep(100 * time.Millisecond)
 		}
 	})
 	// Twice the same volume, as two containers of a pod have it.
-	_, err := s.Add(t.Context(), k.dir, to)
-	must(t, err)
-	_, err = s.Add(t.Context(), k.dir, to+"2")
-	must(t, err)
-	var seen [2]int
-	reading, enough := context.WithTimeout(t.Context(), 3*time.Second)
-	defer enough()
-	for i, v := range []string{to, to + "2"} {
-		all.Go(func() {
-			newest := -1
+	copies := []string{to, to + "2"}
+	for _, v := range copies {
+		_, err := s.Add(t.Context(), k.dir, v)
+		must(t, err)
+	}
+	stop()
+	writer.Wait()
+
+	var newest [2]atomic.Int64
+	reading, enough := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	for i, v := range copies {
+		readers.Go(func() {
 			for reading.Err() == nil {
 				n, err := readRevision(v)
 				if errors.Is(err, errOvertaken) {
@@ -109,24 +111,23 @@ func TestReaderNeverSeesHalves(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if n < newest {
-					t.Errorf("revision %d after %d", n, newest)
-				}
-				if n > newest {
-					newest = n
-					seen[i]++
+				if before := newest[i].Swap(int64(n)); int64(n) < before {
+					t.Errorf("revision %d after %d", n, before)
 				}
 			}
 		})
 	}
-	<-reading.Done()
-	stop()
-	all.Wait()
-	for i, v := range []string{to, to + "2"} {
-		eventually(t, "the last revision arrives", reads(v+"/first", fmt.Sprint(last)))
-		if seen[i] < 3 {
-			t.Errorf("a reader saw %d of %d revisions: too few to say anything", seen[i], last)
+	for range 8 { // four in a row, then time to see the last
+		for range 4 {
+			write()
 		}
+		eventually(t, "both readers see the last revision", func() bool {
+			return t.Failed() || newest[0].Load() == int64(last) && newest[1].Load() == int64(last)
+		})
+	}
+	enough()
+	readers.Wait()
+	for _, v := range copies {
 		eventually(t, "no revision that was overtaken is left", func() bool { return len(differences(k.dir, v)) == 0 })
 	}
 }

@@ -193,7 +193,7 @@ func loop(t *testing.T, c *cluster.Cluster, name string, mib int, fstype string)
 
 func TestBlockVolumes(t *testing.T) {
 	c := start(t)
-	raw, disk := loop(t, c, "raw", 16, ""), loop(t, c, "disk", 32, "ext4")
+	raw, fixed, disk := loop(t, c, "raw", 16, ""), loop(t, c, "fixed", 16, ""), loop(t, c, "disk", 32, "ext4")
 	p := startPod(t, c, cluster.Pod{Name: "block"})
 	source := t.TempDir()
 	runtime := func(args ...string) string {
@@ -206,12 +206,15 @@ func TestBlockVolumes(t *testing.T) {
 		fmt.Sprintf(`{"volume-type":"block","device":%q,"fstype":"ext4","options":["noatime"],"metadata":{"fsGroup":"2000","fsGroupChangePolicy":"OnRootMismatch"}}`, disk))
 	t.Cleanup(func() { runtime("remove", "--volume-path", source) })
 
-	devices := []cluster.Device{{Host: raw, Container: "/dev/xvda", Permissions: "rwm"}}
+	devices := []cluster.Device{{Host: raw, Container: "/dev/xvda", Permissions: "rwm"}, {Host: fixed, Container: "/dev/xvdb", Permissions: "r"}}
 	mounts := []cluster.Mount{{Host: source, Container: "/data"}}
 	main := p.run(cluster.Container{Name: "main", Devices: devices, Mounts: mounts})
 	other := p.run(cluster.Container{Name: "other", Devices: devices, Mounts: mounts})
-	if n := len(p.disks()); n != 5 {
-		t.Errorf("the machine has %d disks, want pause, two layers and two volumes: %v", n, p.disks())
+	if n := len(p.disks()); n != 6 {
+		t.Errorf("the machine has %d disks, want pause, two layers and three volumes: %v", n, p.disks())
+	}
+	if out, err := c.Exec(t.Context(), main, "/bin/busybox", "sh", "-c", "echo x | busybox dd of=/dev/xvdb conv=fsync"); err == nil {
+		t.Errorf("a read-only device is written to: %q", out)
 	}
 	p.exec(main, "sh", "-c", "echo block | busybox dd of=/dev/xvda conv=fsync 2>/dev/null")
 	if out := p.exec(other, "head", "-c", "6", "/dev/xvda"); out != "block\n" {
@@ -230,7 +233,7 @@ func TestBlockVolumes(t *testing.T) {
 	for i, id := range []string{main, other} {
 		_, err := c.Shell(t.Context(), "crictl stop --timeout 0 "+id+" && crictl rm "+id)
 		check(t, err)
-		if n, want := len(p.disks()), []int{5, 1}[i]; n != want {
+		if n, want := len(p.disks()), []int{6, 1}[i]; n != want {
 			t.Errorf("after %d of 2 containers the machine has %d disks, want %d: %v", i+1, n, want, p.disks())
 		}
 	}
