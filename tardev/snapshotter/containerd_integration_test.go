@@ -53,9 +53,9 @@ func startNode(t testing.TB, differ bool) *node {
 		}
 	}
 	n := &node{t: t, dir: t.TempDir(), bin: bin}
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", n.path("tardev-snapshotter"), "../../cmd/tardev-snapshotter").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", n.dir, "../../cmd/tardev-snapshotter", "../../cmd/kata-overlay").CombinedOutput()
 	if err != nil {
-		t.Fatalf("build tardev-snapshotter: %v\n%s", err, out)
+		t.Fatalf("build tardev-snapshotter and kata-overlay: %v\n%s", err, out)
 	}
 	var applier string
 	if differ {
@@ -151,6 +151,7 @@ func (n *node) wait(what string, ready func() error) {
 
 func (n *node) try(args ...string) (string, error) {
 	c := exec.CommandContext(context.WithoutCancel(n.t.Context()), filepath.Join(n.bin, "ctr"), append([]string{"--address", n.path("containerd.sock")}, args...)...)
+	c.Env = append(os.Environ(), "PATH="+n.dir+":"+os.Getenv("PATH")) // with kata-overlay
 	out, err := c.CombinedOutput()
 	return string(out), err
 }

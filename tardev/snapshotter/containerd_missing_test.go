@@ -6,6 +6,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -18,6 +19,9 @@ import (
 // blobs are gone. The error says which image and layer it is, and the command that
 // it names is the cure.
 func TestContainerdLostTheBlob(t *testing.T) {
+	if _, err := exec.LookPath("mount.fuse3"); err != nil {
+		t.Skipf("ctr looks into a container's root: %v", err)
+	}
 	n := startNode(t, true)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -55,11 +59,9 @@ func TestContainerdLostTheBlob(t *testing.T) {
 		t.Fatalf("create: error %v\n%s", err, out)
 	}
 	n.ctr(strings.Fields(command)...)
-	// containerd's garbage collection may yet take the first layer from under it. A
-	// container needs kata-overlay, too, which is not in containerd's PATH here.
-	n.wait("the container's snapshot", func() error {
-		text, _ := n.try(create...)
-		if _, err := n.try("-n", "other", "snapshots", "--snapshotter", "tardev", "info", "c"); err != nil {
+	// containerd's garbage collection may yet take the first layer from under it.
+	n.wait("container", func() error {
+		if text, err := n.try(create...); err != nil {
 			return fmt.Errorf("%w: %s", err, text)
 		}
 		return nil
@@ -67,7 +69,7 @@ func TestContainerdLostTheBlob(t *testing.T) {
 	if got := n.entries("layers"); len(got) != 2 {
 		t.Errorf("layer files %q", got)
 	}
-	n.ctr("-n", "other", "snapshots", "--snapshotter", "tardev", "rm", "c")
+	n.ctr("-n", "other", "containers", "rm", "c")
 	n.ctr("-n", "other", "images", "rm", "--sync", ref)
 	if left := n.entries("layers"); len(left) != 0 {
 		t.Errorf("layers left: %q", left)
