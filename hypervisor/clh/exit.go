@@ -1,7 +1,6 @@
 package clh
 
 import (
-	"fmt"
 	"strings"
 	"syscall"
 	"time"
@@ -28,7 +27,7 @@ func (m *Machine) exit() hypervisor.Exit {
 	said := lastLines(m.process.stderr.String(), 1)
 	switch {
 	case m.cause == hypervisor.ExitGuestOff && said != "" && said != m.said:
-		e.Kind, e.Reason = hypervisor.ExitVMM, fmt.Sprintf("VMM ended by itself (%s), or its guest powered off; it says: %s", m.process.state, said)
+		e.Kind, e.Reason = hypervisor.ExitVMM, withWords("VMM ended by itself ("+m.process.state+"), or its guest powered off", said)
 	case m.cause == hypervisor.ExitGuestPanic || m.cause == hypervisor.ExitGuestReboot:
 		// Without a device that reports it a panic is a reboot a second later, and
 		// only the guest's own words tell.

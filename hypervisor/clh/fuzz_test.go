@@ -99,3 +99,53 @@ func TestTail(t *testing.T) {
 		t.Errorf("last lines %q", got)
 	}
 }
+
+// FuzzParseVersion: a version that is read is one that will do, and the same
+// whatever follows its first number.
+func FuzzParseVersion(f *testing.F) {
+	for _, s := range []string{"40.0.0", "v51.1", "53", "39.9", "", "-1", "+41", "0x40", "40 "} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		v, err := parseVersion(text)
+		if err != nil {
+			return
+		}
+		if again, err := parseVersion(fmt.Sprintf("%d.0.0", v)); v < oldestVersion || err != nil || again != v {
+			t.Errorf("%q is version %d, which is read as %d, %v", text, v, again, err)
+		}
+	})
+}
+
+// FuzzPanicLine: whatever a guest prints, what is made of it is one short line.
+func FuzzPanicLine(f *testing.F) {
+	for _, s := range []string{"", "Kernel panic - not syncing: x\n", "a\nKernel panic - not syncing\x1b[31m", "Kernel panic - not syncing\xff\xfe"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, console string) {
+		line := panicLine(console)
+		if len(line) > maxReason || !utf8.ValidString(line) || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			t.Errorf("%q becomes %q", console, line)
+		}
+		if line != "" && !strings.Contains(console, "Kernel panic") {
+			t.Errorf("%q has no panic, and becomes %q", console, line)
+		}
+	})
+}
+
+// FuzzTail: what is told of a console is text, no longer than what was printed.
+func FuzzTail(f *testing.F) {
+	for _, s := range []string{"", "a\r\nb\tc\n", "\x1b[2Jgone\x00", "\xff\xfe\n", "\u0085\u009b31m"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, printed []byte) {
+		console := tail{max: 64}
+		if _, err := console.Write(printed); err != nil {
+			t.Fatal(err)
+		}
+		text := console.String()
+		if !utf8.ValidString(text) || len(text) > 64 || strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && r != '\t' && unicode.IsControl(r) }) {
+			t.Errorf("%q is told as %q", printed, text)
+		}
+	})
+}

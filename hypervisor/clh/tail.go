@@ -3,6 +3,7 @@ package clh
 import (
 	"strings"
 	"sync"
+	"unicode"
 )
 
 // tail keeps the last bytes written to it.
@@ -26,15 +27,29 @@ func (t *tail) Write(p []byte) (int, error) {
 }
 
 // String is what was kept, from the first whole line on where the beginning
-// was lost.
+// was lost, as text that a log and a terminal can take.
 func (t *tail) String() string {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	text := string(t.buf[max(0, len(t.buf)-t.max):])
-	if _, rest, ok := strings.Cut(text, "\n"); ok && t.lost {
-		return rest
+	lost := t.lost
+	t.mu.Unlock()
+	if _, rest, ok := strings.Cut(text, "\n"); ok && lost {
+		text = rest
 	}
-	return text
+	return plain(text)
+}
+
+// plain keeps lines and tabs, and makes a question mark of every other control
+// character and of what is no UTF-8: a guest's words end in errors, which are sent
+// as UTF-8, and on terminals, which would obey them.
+func plain(text string) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "?"), "\r\n", "\n")
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // lastLines cuts text to its last n lines.
