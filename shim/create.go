@@ -86,7 +86,7 @@ func (s *Service) create(ctx context.Context, t *task, r *taskapi.CreateTaskRequ
 		return nil, err
 	}
 	if p, poderr := s.podOf(sandboxID); poderr == nil {
-		p.files.addTo(spec)
+		p.addTo(spec)
 	}
 	config, err := s.configure(ctx, r.Options)
 	if err != nil {

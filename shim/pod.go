@@ -2,6 +2,7 @@ package shim
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -125,6 +126,21 @@ func podSpec(r *sandboxpb.CreateSandboxRequest, c *sandboxpb.PodSandboxConfig, f
 
 func bind(destination, source string) specs.Mount {
 	return specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "rw"}}
+}
+
+// addTo gives a container what it shares with the pod's others and would have
+// from a pause container.
+func (p *pod) addTo(spec *specs.Spec) {
+	p.files.addTo(spec)
+	if len(p.sysctls) == 0 {
+		return
+	}
+	if spec.Linux == nil {
+		spec.Linux = &specs.Linux{}
+	}
+	own := spec.Linux.Sysctl
+	spec.Linux.Sysctl = maps.Clone(p.sysctls)
+	maps.Copy(spec.Linux.Sysctl, own)
 }
 
 // addTo gives a container of the pod the pod's files and memory, where its

@@ -22,6 +22,7 @@ func examplePod() *sandboxpb.PodSandboxConfig {
 		Annotations: map[string]string{"key": "value"},
 		Linux: &sandboxpb.PodSandboxConfig_Linux{
 			CgroupParent: "/kubepods/pod1",
+			Sysctls:      map[string]string{"kernel.shm_rmid_forced": "1"},
 			Resources:    &sandboxpb.PodSandboxConfig_Resources{CpuPeriod: 100000, CpuQuota: 150000, MemoryLimitInBytes: 64 << 20},
 		},
 	}
@@ -85,6 +86,25 @@ func TestContainersOfAPodSeeItsFilesUnlessTheyHaveTheirOwn(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
+	}
+}
+
+// Without a pause container, whose specification would have them, the kernel
+// parameters of the pod's namespaces are set with each container.
+func TestContainersOfAPodHaveItsKernelParameters(t *testing.T) {
+	p := &pod{sysctls: examplePod().Linux.Sysctls}
+	spec := &specs.Spec{}
+	p.addTo(spec)
+	if !maps.Equal(spec.Linux.Sysctl, map[string]string{"kernel.shm_rmid_forced": "1"}) {
+		t.Errorf("%v", spec.Linux.Sysctl)
+	}
+	spec = &specs.Spec{Linux: &specs.Linux{Sysctl: map[string]string{"kernel.shm_rmid_forced": "0", "kernel.sem": "1 2 3 4"}}}
+	p.addTo(spec)
+	if !maps.Equal(spec.Linux.Sysctl, map[string]string{"kernel.shm_rmid_forced": "0", "kernel.sem": "1 2 3 4"}) {
+		t.Errorf("a container's own: %v", spec.Linux.Sysctl)
+	}
+	if p.sysctls["kernel.sem"] != "" {
+		t.Error("one container's parameters became the pod's")
 	}
 }
 

@@ -28,6 +28,7 @@ var _ sandboxpb.SandboxService = sandboxAPI{}
 type pod struct {
 	sandbox *sandbox.Sandbox
 	files   podFiles
+	sysctls map[string]string // of the namespaces that its containers share
 
 	// Guarded by the service's lock.
 	createdAt, exitedAt time.Time // zero: not yet
@@ -77,7 +78,7 @@ func (a sandboxAPI) CreateSandbox(ctx context.Context, r *sandboxpb.CreateSandbo
 		return nil, err
 	}
 	a.s.mu.Lock()
-	a.s.pod = &pod{sandbox: sb, files: files}
+	a.s.pod = &pod{sandbox: sb, files: files, sysctls: request.GetLinux().GetSysctls()}
 	a.s.mu.Unlock()
 	return &sandboxpb.CreateSandboxResponse{}, nil
 }

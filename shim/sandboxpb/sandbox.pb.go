@@ -1380,6 +1380,7 @@ func (x *PodSandboxConfig_Resources) GetMemoryLimitInBytes() int64 {
 type PodSandboxConfig_Linux struct {
 	state         protoimpl.MessageState      `protogen:"open.v1"`
 	CgroupParent  string                      `protobuf:"bytes,1,opt,name=cgroup_parent,json=cgroupParent,proto3" json:"cgroup_parent,omitempty"`
+	Sysctls       map[string]string           `protobuf:"bytes,3,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Resources     *PodSandboxConfig_Resources `protobuf:"bytes,5,opt,name=resources,proto3" json:"resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1420,6 +1421,13 @@ func (x *PodSandboxConfig_Linux) GetCgroupParent() string {
 		return x.CgroupParent
 	}
 	return ""
+}
+
+func (x *PodSandboxConfig_Linux) GetSysctls() map[string]string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
 }
 
 func (x *PodSandboxConfig_Linux) GetResources() *PodSandboxConfig_Resources {
@@ -1517,7 +1525,7 @@ const file_sandbox_proto_rawDesc = "" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\"Y\n" +
 	"\x16SandboxMetricsResponse\x12?\n" +
-	"\ametrics\x18\x01 \x01(\v2%.containerd.runtime.sandbox.v1.MetricR\ametrics\"\x94\a\n" +
+	"\ametrics\x18\x01 \x01(\v2%.containerd.runtime.sandbox.v1.MetricR\ametrics\"\xae\b\n" +
 	"\x10PodSandboxConfig\x12T\n" +
 	"\bmetadata\x18\x01 \x01(\v28.containerd.runtime.sandbox.v1.PodSandboxConfig.MetadataR\bmetadata\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12R\n" +
@@ -1539,10 +1547,14 @@ const file_sandbox_proto_rawDesc = "" +
 	"\tcpu_quota\x18\x02 \x01(\x03R\bcpuQuota\x12\x1d\n" +
 	"\n" +
 	"cpu_shares\x18\x03 \x01(\x03R\tcpuShares\x121\n" +
-	"\x15memory_limit_in_bytes\x18\x04 \x01(\x03R\x12memoryLimitInBytes\x1a\x85\x01\n" +
+	"\x15memory_limit_in_bytes\x18\x04 \x01(\x03R\x12memoryLimitInBytes\x1a\x9f\x02\n" +
 	"\x05Linux\x12#\n" +
-	"\rcgroup_parent\x18\x01 \x01(\tR\fcgroupParent\x12W\n" +
-	"\tresources\x18\x05 \x01(\v29.containerd.runtime.sandbox.v1.PodSandboxConfig.ResourcesR\tresources\x1a>\n" +
+	"\rcgroup_parent\x18\x01 \x01(\tR\fcgroupParent\x12\\\n" +
+	"\asysctls\x18\x03 \x03(\v2B.containerd.runtime.sandbox.v1.PodSandboxConfig.Linux.SysctlsEntryR\asysctls\x12W\n" +
+	"\tresources\x18\x05 \x01(\v29.containerd.runtime.sandbox.v1.PodSandboxConfig.ResourcesR\tresources\x1a:\n" +
+	"\fSysctlsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xbd\b\n" +
@@ -1569,7 +1581,7 @@ func file_sandbox_proto_rawDescGZIP() []byte {
 	return file_sandbox_proto_rawDescData
 }
 
-var file_sandbox_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_sandbox_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_sandbox_proto_goTypes = []any{
 	(*Mount)(nil),                      // 0: containerd.runtime.sandbox.v1.Mount
 	(*Platform)(nil),                   // 1: containerd.runtime.sandbox.v1.Platform
@@ -1600,52 +1612,54 @@ var file_sandbox_proto_goTypes = []any{
 	(*PodSandboxConfig_Resources)(nil), // 26: containerd.runtime.sandbox.v1.PodSandboxConfig.Resources
 	(*PodSandboxConfig_Linux)(nil),     // 27: containerd.runtime.sandbox.v1.PodSandboxConfig.Linux
 	nil,                                // 28: containerd.runtime.sandbox.v1.PodSandboxConfig.AnnotationsEntry
-	(*timestamppb.Timestamp)(nil),      // 29: google.protobuf.Timestamp
-	(*anypb.Any)(nil),                  // 30: google.protobuf.Any
+	nil,                                // 29: containerd.runtime.sandbox.v1.PodSandboxConfig.Linux.SysctlsEntry
+	(*timestamppb.Timestamp)(nil),      // 30: google.protobuf.Timestamp
+	(*anypb.Any)(nil),                  // 31: google.protobuf.Any
 }
 var file_sandbox_proto_depIdxs = []int32{
-	29, // 0: containerd.runtime.sandbox.v1.Metric.timestamp:type_name -> google.protobuf.Timestamp
-	30, // 1: containerd.runtime.sandbox.v1.Metric.data:type_name -> google.protobuf.Any
+	30, // 0: containerd.runtime.sandbox.v1.Metric.timestamp:type_name -> google.protobuf.Timestamp
+	31, // 1: containerd.runtime.sandbox.v1.Metric.data:type_name -> google.protobuf.Any
 	0,  // 2: containerd.runtime.sandbox.v1.CreateSandboxRequest.rootfs:type_name -> containerd.runtime.sandbox.v1.Mount
-	30, // 3: containerd.runtime.sandbox.v1.CreateSandboxRequest.options:type_name -> google.protobuf.Any
+	31, // 3: containerd.runtime.sandbox.v1.CreateSandboxRequest.options:type_name -> google.protobuf.Any
 	22, // 4: containerd.runtime.sandbox.v1.CreateSandboxRequest.annotations:type_name -> containerd.runtime.sandbox.v1.CreateSandboxRequest.AnnotationsEntry
-	29, // 5: containerd.runtime.sandbox.v1.StartSandboxResponse.created_at:type_name -> google.protobuf.Timestamp
-	30, // 6: containerd.runtime.sandbox.v1.StartSandboxResponse.spec:type_name -> google.protobuf.Any
+	30, // 5: containerd.runtime.sandbox.v1.StartSandboxResponse.created_at:type_name -> google.protobuf.Timestamp
+	31, // 6: containerd.runtime.sandbox.v1.StartSandboxResponse.spec:type_name -> google.protobuf.Any
 	1,  // 7: containerd.runtime.sandbox.v1.PlatformResponse.platform:type_name -> containerd.runtime.sandbox.v1.Platform
-	29, // 8: containerd.runtime.sandbox.v1.WaitSandboxResponse.exited_at:type_name -> google.protobuf.Timestamp
+	30, // 8: containerd.runtime.sandbox.v1.WaitSandboxResponse.exited_at:type_name -> google.protobuf.Timestamp
 	23, // 9: containerd.runtime.sandbox.v1.SandboxStatusResponse.info:type_name -> containerd.runtime.sandbox.v1.SandboxStatusResponse.InfoEntry
-	29, // 10: containerd.runtime.sandbox.v1.SandboxStatusResponse.created_at:type_name -> google.protobuf.Timestamp
-	29, // 11: containerd.runtime.sandbox.v1.SandboxStatusResponse.exited_at:type_name -> google.protobuf.Timestamp
-	30, // 12: containerd.runtime.sandbox.v1.SandboxStatusResponse.extra:type_name -> google.protobuf.Any
+	30, // 10: containerd.runtime.sandbox.v1.SandboxStatusResponse.created_at:type_name -> google.protobuf.Timestamp
+	30, // 11: containerd.runtime.sandbox.v1.SandboxStatusResponse.exited_at:type_name -> google.protobuf.Timestamp
+	31, // 12: containerd.runtime.sandbox.v1.SandboxStatusResponse.extra:type_name -> google.protobuf.Any
 	2,  // 13: containerd.runtime.sandbox.v1.SandboxMetricsResponse.metrics:type_name -> containerd.runtime.sandbox.v1.Metric
 	24, // 14: containerd.runtime.sandbox.v1.PodSandboxConfig.metadata:type_name -> containerd.runtime.sandbox.v1.PodSandboxConfig.Metadata
 	25, // 15: containerd.runtime.sandbox.v1.PodSandboxConfig.dns_config:type_name -> containerd.runtime.sandbox.v1.PodSandboxConfig.DNS
 	28, // 16: containerd.runtime.sandbox.v1.PodSandboxConfig.annotations:type_name -> containerd.runtime.sandbox.v1.PodSandboxConfig.AnnotationsEntry
 	27, // 17: containerd.runtime.sandbox.v1.PodSandboxConfig.linux:type_name -> containerd.runtime.sandbox.v1.PodSandboxConfig.Linux
-	26, // 18: containerd.runtime.sandbox.v1.PodSandboxConfig.Linux.resources:type_name -> containerd.runtime.sandbox.v1.PodSandboxConfig.Resources
-	3,  // 19: containerd.runtime.sandbox.v1.Sandbox.CreateSandbox:input_type -> containerd.runtime.sandbox.v1.CreateSandboxRequest
-	5,  // 20: containerd.runtime.sandbox.v1.Sandbox.StartSandbox:input_type -> containerd.runtime.sandbox.v1.StartSandboxRequest
-	7,  // 21: containerd.runtime.sandbox.v1.Sandbox.Platform:input_type -> containerd.runtime.sandbox.v1.PlatformRequest
-	9,  // 22: containerd.runtime.sandbox.v1.Sandbox.StopSandbox:input_type -> containerd.runtime.sandbox.v1.StopSandboxRequest
-	11, // 23: containerd.runtime.sandbox.v1.Sandbox.WaitSandbox:input_type -> containerd.runtime.sandbox.v1.WaitSandboxRequest
-	13, // 24: containerd.runtime.sandbox.v1.Sandbox.SandboxStatus:input_type -> containerd.runtime.sandbox.v1.SandboxStatusRequest
-	15, // 25: containerd.runtime.sandbox.v1.Sandbox.PingSandbox:input_type -> containerd.runtime.sandbox.v1.PingRequest
-	17, // 26: containerd.runtime.sandbox.v1.Sandbox.ShutdownSandbox:input_type -> containerd.runtime.sandbox.v1.ShutdownSandboxRequest
-	19, // 27: containerd.runtime.sandbox.v1.Sandbox.SandboxMetrics:input_type -> containerd.runtime.sandbox.v1.SandboxMetricsRequest
-	4,  // 28: containerd.runtime.sandbox.v1.Sandbox.CreateSandbox:output_type -> containerd.runtime.sandbox.v1.CreateSandboxResponse
-	6,  // 29: containerd.runtime.sandbox.v1.Sandbox.StartSandbox:output_type -> containerd.runtime.sandbox.v1.StartSandboxResponse
-	8,  // 30: containerd.runtime.sandbox.v1.Sandbox.Platform:output_type -> containerd.runtime.sandbox.v1.PlatformResponse
-	10, // 31: containerd.runtime.sandbox.v1.Sandbox.StopSandbox:output_type -> containerd.runtime.sandbox.v1.StopSandboxResponse
-	12, // 32: containerd.runtime.sandbox.v1.Sandbox.WaitSandbox:output_type -> containerd.runtime.sandbox.v1.WaitSandboxResponse
-	14, // 33: containerd.runtime.sandbox.v1.Sandbox.SandboxStatus:output_type -> containerd.runtime.sandbox.v1.SandboxStatusResponse
-	16, // 34: containerd.runtime.sandbox.v1.Sandbox.PingSandbox:output_type -> containerd.runtime.sandbox.v1.PingResponse
-	18, // 35: containerd.runtime.sandbox.v1.Sandbox.ShutdownSandbox:output_type -> containerd.runtime.sandbox.v1.ShutdownSandboxResponse
-	20, // 36: containerd.runtime.sandbox.v1.Sandbox.SandboxMetrics:output_type -> containerd.runtime.sandbox.v1.SandboxMetricsResponse
-	28, // [28:37] is the sub-list for method output_type
-	19, // [19:28] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	29, // 18: containerd.runtime.sandbox.v1.PodSandboxConfig.Linux.sysctls:type_name -> containerd.runtime.sandbox.v1.PodSandboxConfig.Linux.SysctlsEntry
+	26, // 19: containerd.runtime.sandbox.v1.PodSandboxConfig.Linux.resources:type_name -> containerd.runtime.sandbox.v1.PodSandboxConfig.Resources
+	3,  // 20: containerd.runtime.sandbox.v1.Sandbox.CreateSandbox:input_type -> containerd.runtime.sandbox.v1.CreateSandboxRequest
+	5,  // 21: containerd.runtime.sandbox.v1.Sandbox.StartSandbox:input_type -> containerd.runtime.sandbox.v1.StartSandboxRequest
+	7,  // 22: containerd.runtime.sandbox.v1.Sandbox.Platform:input_type -> containerd.runtime.sandbox.v1.PlatformRequest
+	9,  // 23: containerd.runtime.sandbox.v1.Sandbox.StopSandbox:input_type -> containerd.runtime.sandbox.v1.StopSandboxRequest
+	11, // 24: containerd.runtime.sandbox.v1.Sandbox.WaitSandbox:input_type -> containerd.runtime.sandbox.v1.WaitSandboxRequest
+	13, // 25: containerd.runtime.sandbox.v1.Sandbox.SandboxStatus:input_type -> containerd.runtime.sandbox.v1.SandboxStatusRequest
+	15, // 26: containerd.runtime.sandbox.v1.Sandbox.PingSandbox:input_type -> containerd.runtime.sandbox.v1.PingRequest
+	17, // 27: containerd.runtime.sandbox.v1.Sandbox.ShutdownSandbox:input_type -> containerd.runtime.sandbox.v1.ShutdownSandboxRequest
+	19, // 28: containerd.runtime.sandbox.v1.Sandbox.SandboxMetrics:input_type -> containerd.runtime.sandbox.v1.SandboxMetricsRequest
+	4,  // 29: containerd.runtime.sandbox.v1.Sandbox.CreateSandbox:output_type -> containerd.runtime.sandbox.v1.CreateSandboxResponse
+	6,  // 30: containerd.runtime.sandbox.v1.Sandbox.StartSandbox:output_type -> containerd.runtime.sandbox.v1.StartSandboxResponse
+	8,  // 31: containerd.runtime.sandbox.v1.Sandbox.Platform:output_type -> containerd.runtime.sandbox.v1.PlatformResponse
+	10, // 32: containerd.runtime.sandbox.v1.Sandbox.StopSandbox:output_type -> containerd.runtime.sandbox.v1.StopSandboxResponse
+	12, // 33: containerd.runtime.sandbox.v1.Sandbox.WaitSandbox:output_type -> containerd.runtime.sandbox.v1.WaitSandboxResponse
+	14, // 34: containerd.runtime.sandbox.v1.Sandbox.SandboxStatus:output_type -> containerd.runtime.sandbox.v1.SandboxStatusResponse
+	16, // 35: containerd.runtime.sandbox.v1.Sandbox.PingSandbox:output_type -> containerd.runtime.sandbox.v1.PingResponse
+	18, // 36: containerd.runtime.sandbox.v1.Sandbox.ShutdownSandbox:output_type -> containerd.runtime.sandbox.v1.ShutdownSandboxResponse
+	20, // 37: containerd.runtime.sandbox.v1.Sandbox.SandboxMetrics:output_type -> containerd.runtime.sandbox.v1.SandboxMetricsResponse
+	29, // [29:38] is the sub-list for method output_type
+	20, // [20:29] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_sandbox_proto_init() }
@@ -1659,7 +1673,7 @@ func file_sandbox_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sandbox_proto_rawDesc), len(file_sandbox_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
