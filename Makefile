@@ -9,7 +9,7 @@ export CGO_ENABLED := 0
 export PATH := $(CURDIR)/bin:$(CURDIR)/$(TOOLS):$(dir $(GO)):$(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint race fuzz golden generate conformance e2e critest soak soak-memory bench demo guest tools containerds linters deps clean
+.PHONY: help build test lint race fuzz golden generate conformance e2e critest soak soak-memory bench bench-shim demo guest tools containerds linters deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,9 @@ fuzz: ## each fuzz target for FUZZTIME (default 10s)
 
 bench: deps build guest tools ## benchmarks and the phases of a pod's start, into docs/performance.md
 	$(GO) run ./test/bench -o docs/performance.md
+
+bench-shim: ## the conformance benchmarks, of any shim (SHIM=path) on any VMM like ours (CONFORMANCE_VMM=path)
+	$(GO) test -run '^$$' -bench . -benchtime 0.3s -count $(or $(COUNT),3) ./test/conformance
 
 golden: ## rewrite the golden files; review the change as one of the wire
 	$(GO) test $$(grep -rl --include=*_test.go 'flag.Bool("update"' . | xargs -n1 dirname | sort -u) -update

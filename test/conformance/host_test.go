@@ -69,14 +69,10 @@ func newHost(t testing.TB, script memory.Script) *host {
 		h.script.Hybrid = filepath.Join(dir, "{id}.agent")
 	}
 	h.sink = newSink(t, filepath.Join(dir, "events.sock"))
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	h.write("kernel", strings.Repeat("k", 4096))
 	h.write("initrd", strings.Repeat("i", 4096))
 	h.write("resolv.conf", "nameserver 192.0.2.1\n")
-	h.configure(exe, "dial_timeout = 10\n")
+	h.configure(executable(h), "dial_timeout = 10\n")
 	t.Cleanup(h.end)
 	return h
 }
