@@ -83,6 +83,9 @@ func mountEphemeral(_ context.Context, j *job) error {
 	}
 	switch fstype := j.st.GetFstype(); fstype {
 	case "tmpfs", "shm", "":
+		if opts.Data, err = withinMemory(opts.Data); err != nil {
+			return err
+		}
 		if err := j.mount(mount.Mount{Source: ephemeralSource(j.st), FSType: "tmpfs", Options: opts}); err != nil {
 			return err
 		}
@@ -97,6 +100,24 @@ func mountEphemeral(_ context.Context, j *job) error {
 		return fmt.Errorf("file system %q is not guest memory: %w", fstype, errdefs.ErrInvalidArgument)
 	}
 	return chgrp(j.st.GetMountPoint(), options2gid(j.st.GetOptions()))
+}
+
+// withinMemory leaves out a size that is no limit, since the guest has less
+// memory, such as that of a host whose volume is limited by its own memory only:
+// then the kernel's limit holds, half of the memory.
+func withinMemory(options []string) ([]string, error) {
+	size, err := sizeOption(options, "size")
+	if err != nil {
+		return options, nil // none, or a form that the kernel is to judge
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return nil, fmt.Errorf("read the size of memory: %w", err)
+	}
+	if size < info.Totalram*uint64(info.Unit) {
+		return options, nil
+	}
+	return slices.DeleteFunc(slices.Clone(options), func(o string) bool { return strings.HasPrefix(o, "size=") }), nil
 }
 
 func ephemeralSource(st *agentpb.Storage) string {

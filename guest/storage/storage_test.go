@@ -278,3 +278,15 @@ func TestVolumesOfThePodStay(t *testing.T) {
 		t.Errorf("after the sandbox: %v", err)
 	}
 }
+
+func TestSizeBeyondMemoryIsNoLimit(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"mode=1777,size=4096", "mode=1777,size=4096"}, {"size=50%", "size=50%"}, {"mode=1777", "mode=1777"},
+		{"mode=1777,size=1152921504606846976", "mode=1777"}, {"size=1048576G,mode=0", "mode=0"},
+	} {
+		got, err := withinMemory(strings.Split(c.in, ","))
+		if err != nil || strings.Join(got, ",") != c.want {
+			t.Errorf("%s becomes %q, %v; want %s", c.in, got, err, c.want)
+		}
+	}
+}
