@@ -89,7 +89,7 @@ func New(conn net.Conn, options ...Option) *Client {
 		o(c)
 	}
 	lost := sync.OnceFunc(func() { close(c.done) })
-	c.ttrpc = ttrpc.NewClient(conn, ttrpc.WithOnClose(lost))
+	c.ttrpc = ttrpc.NewClient(newAsked(conn), ttrpc.WithOnClose(lost))
 	c.agent = agentpb.NewAgentServiceClient(c.ttrpc)
 	c.health = agentpb.NewHealthClient(c.ttrpc)
 	return c

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -175,6 +176,27 @@ func TestExitStatusThatCannotBe(t *testing.T) {
 			s.finish(s.id)
 		})
 	}
+}
+
+// A guest that answers what was never asked has lost its pod: neither the shim nor
+// its log grows.
+func TestAnswersThatNobodyAskedFor(t *testing.T) {
+	h := newHost(t, memory.Script{})
+	k := h.disturbable(h.id("one"))
+	s := h.running()
+	before := len(s.log())
+	grown := s.grown(func() {
+		answers := []byte(strings.Repeat(string(frame(0, 1<<20+1, 2)), 200_000))
+		k.toShim(func(c *net.UnixConn) { write(c, answers) })
+		if got := s.wait(s.id, ""); got != 255 {
+			t.Errorf("exit status %d", got)
+		}
+	})
+	s.wantSound(grown)
+	if more := len(s.log()) - before; more > 64<<10 {
+		t.Errorf("the shim wrote %d bytes into its log", more)
+	}
+	s.finish(s.id)
 }
 
 // raves are answers that no honest agent gives, by request.
