@@ -18,6 +18,8 @@ const pageHead = `# Conformance
 [critest](https://github.com/kubernetes-sigs/cri-tools), the conformance suite of the Container Runtime Interface, against containerd with this runtime as the default handler: every pod of it is a virtual machine. ` + "`sudo make critest`" + ` runs it and writes this page; it is not part of ` + "`make test`" + `.
 
 The node is that of the other end-to-end tests, with the tardev snapshotter and with ` + "`disable_guest_seccomp = false`" + `. The images are built for the run under the names that critest asks for, on Debian's busybox; small programs stand for nginx, httpd and the test of ` + "`no_new_privs`" + ` (` + "`test/critest`" + `). No outside registry is used. ` + "`test/critest/expected.toml`" + ` lists what is skipped, and what is known to fail; the target fails if anything else fails, and if something listed there passes.
+
+` + "`make critest FOCUS=regexp`" + ` runs some of the specs, ` + "`go run ./test/critest -handler kata-cc-sandbox`" + ` those of pods that are made by the [sandbox API](task-service.md). There *Security Context NamespaceOption runtime should support PodPID* fails: it wants process 1 of a shared pid namespace to be a pause container's, and there is none.
 `
 
 // page is the document of a run.
