@@ -27,6 +27,16 @@ func TestModulesThatAreLoaded(t *testing.T) {
 	}
 }
 
+func TestProcessorThatIsEmulated(t *testing.T) {
+	for text, want := range map[string]bool{
+		"model\t\t: 6\nmodel name\t: QEMU TCG CPU version 2.5+\n": true, "model name\t: Intel(R) Xeon(R) Processor\n": false, "": false,
+	} {
+		if got := isEmulated(text); got != want {
+			t.Errorf("%q: emulated is %v", text, got)
+		}
+	}
+}
+
 func TestModulesThatAreMissing(t *testing.T) {
 	if err := loadModules(filepath.Join(t.TempDir(), "none")); err != nil {
 		t.Errorf("no list: %v", err)
