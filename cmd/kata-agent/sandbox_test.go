@@ -271,6 +271,7 @@ func TestStoragesAreSharedAndCompared(t *testing.T) {
 	if n := strings.Count(a.proc("mounts"), "ephemeral/v"); n != 1 {
 		t.Errorf("the pod's volume is mounted %d times for the next container", n)
 	}
+	a.remove("next")
 }
 
 func (a *agent) proc(file string) string {

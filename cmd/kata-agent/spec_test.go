@@ -78,6 +78,8 @@ func TestProcessIsAsSpecified(t *testing.T) {
 	if !strings.Contains(exec, "CapBnd:\t00000000000000e1\n") {
 		t.Errorf("an exec has other capabilities:\n%s", exec)
 	}
+	a.remove("user")
+	a.remove("root")
 }
 
 // What a specification may not ask for is refused, and leaves nothing.
