@@ -58,7 +58,7 @@ func (m *Manager) Start(ctx context.Context, id string, o shim.StartOpts) (strin
 	if err != nil {
 		return "", err
 	}
-	return answer(params, id, address), nil
+	return answer(params, id, address, maxVersion())
 }
 
 func (m *Manager) start(ctx context.Context, id string, o shim.StartOpts, params []byte) (_ string, err error) {

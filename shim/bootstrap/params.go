@@ -1,10 +1,12 @@
 package bootstrap
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -68,18 +70,40 @@ const (
 // apiVersion is that of the task service: containerd.task.v2.
 const apiVersion = 2
 
+// envMaxVersion is where containerd says up to which version of the task service
+// it speaks.
+const envMaxVersion = "MAX_SHIM_VERSION"
+
 // answer is what start answers: a BootstrapResult to whoever sends a
-// BootstrapParams for this id, and the plain address, which every containerd
+// BootstrapParams for this id, the same as JSON to whoever knows of versions above
+// ours (containerd 2.0 to 2.2), and the plain address, which every containerd
 // reads, to all others.
-func answer(params []byte, id, address string) string {
+func answer(params []byte, id, address string, maxVersion int) (string, error) {
 	ids, err := fields(params, fieldInstance)
-	if err != nil || len(ids) != 1 || string(ids[0]) != id {
-		return address
+	if err == nil && len(ids) == 1 && string(ids[0]) == id {
+		r := protowire.AppendVarint(protowire.AppendTag(nil, fieldVersion, protowire.VarintType), apiVersion)
+		r = protowire.AppendString(protowire.AppendTag(r, fieldAddress, protowire.BytesType), address)
+		r = protowire.AppendString(protowire.AppendTag(r, fieldProtocol, protowire.BytesType), "ttrpc")
+		return string(r), nil
 	}
-	r := protowire.AppendVarint(protowire.AppendTag(nil, fieldVersion, protowire.VarintType), apiVersion)
-	r = protowire.AppendString(protowire.AppendTag(r, fieldAddress, protowire.BytesType), address)
-	r = protowire.AppendString(protowire.AppendTag(r, fieldProtocol, protowire.BytesType), "ttrpc")
-	return string(r)
+	if maxVersion <= apiVersion {
+		return address, nil
+	}
+	text, err := json.Marshal(struct {
+		Version  int    `json:"version"`
+		Address  string `json:"address"`
+		Protocol string `json:"protocol"`
+	}{apiVersion, address, "ttrpc"})
+	return string(text), err
+}
+
+// maxVersion is what containerd says of itself; 0 if it says nothing.
+func maxVersion() int {
+	n, err := strconv.Atoi(os.Getenv(envMaxVersion))
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // configOf finds the configuration in what containerd sends, which is all that a

@@ -54,19 +54,31 @@ func TestConfigurationInTheParametersOfEveryContainerd(t *testing.T) {
 
 func TestAnswerInTheFormOfTheQuestion(t *testing.T) {
 	const address = "unix:///run/s"
-	for name, in := range map[string][]byte{
-		"nothing": nil, "1.7": options(t, "/etc/c.toml"), "garbage": {0x0a, 0xff},
+	const asJSON = `{"version":2,"address":"unix:///run/s","protocol":"ttrpc"}`
+	const asProtobuf = "\x08\x02\x12\x0d" + address + "\x1a\x05ttrpc"
+	params := parameters(options(t, "/etc/c.toml"))
+	for name, tc := range map[string]struct {
+		in         []byte
+		maxVersion string
+		want       string
+	}{
+		"by hand":           {nil, "", address},
+		"1.7":               {options(t, "/etc/c.toml"), "2", address},
+		"2.2":               {options(t, "/etc/c.toml"), "3", asJSON},
+		"2.2, no options":   {nil, "3", asJSON},
+		"2.4":               {params, "3", asProtobuf},
+		"another id's":      {parameters(nil), "2", address},
+		"garbage":           {[]byte{0x0a, 0xff}, "2", address},
+		"version is a word": {nil, "three", address},
 	} {
-		if got := answer(in, "id", address); got != address {
-			t.Errorf("%s: %q", name, got)
+		id := "id"
+		if name == "another id's" {
+			id = "other"
 		}
-	}
-	want := "\x08\x02\x12\x0d" + address + "\x1a\x05ttrpc"
-	if got := answer(parameters(options(t, "/etc/c.toml")), "id", address); got != want {
-		t.Errorf("2.4: %q", got)
-	}
-	if got := answer(parameters(nil), "other", address); got != address {
-		t.Errorf("parameters for another id: %q", got)
+		t.Setenv(envMaxVersion, tc.maxVersion)
+		if got, err := answer(tc.in, id, address, maxVersion()); err != nil || got != tc.want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, tc.want)
+		}
 	}
 }
 
@@ -103,7 +115,9 @@ func FuzzConfigOf(f *testing.F) {
 	f.Add(parameters(options(f, "/etc/c.toml")))
 	f.Add([]byte{0x0a, 0xff})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		answer(in, "id", "unix:///run/s")
+		if _, err := answer(in, "id", "unix:///run/s", 3); err != nil {
+			t.Errorf("%x: %v", in, err)
+		}
 		if _, err := configOf(in); err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%x: %v", in, err)
 		}
