@@ -47,6 +47,11 @@ type VM interface {
 	// UnplugNIC detaches a NIC of Spec or HotplugNIC and returns when the guest has
 	// let go of it. No such NIC: nil.
 	UnplugNIC(ctx context.Context, id string) error
+	// Resize makes a running machine that size and tells the size it then has, as far
+	// as it is known also on error. Memory only grows, in whole blocks; processors are
+	// taken away if the guest lets them go. More than Spec allows or the VMM can give
+	// is of class ResourceExhausted. The guest has to bring online what is added.
+	Resize(ctx context.Context, want Size) (Size, error)
 	// Dial opens one stream to a vsock port of the guest (hybrid vsock). A guest
 	// that does not listen (yet) refuses; the caller retries.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
@@ -77,6 +82,8 @@ type Spec struct {
 	NetNS        string // path of the network namespace to launch the VMM in; empty: the caller's
 	VCPUs        uint32
 	MemoryMiB    uint64
+	MaxVCPUs     uint32 // what Resize may give; 0: VCPUs
+	MaxMemoryMiB uint64 // what Resize may give; 0: MemoryMiB
 	Hugepages    bool
 	Kernel       string // path of the guest's kernel; empty where Confidential says what is booted
 	Initrd       string // path of the initial ramdisk; empty: none
@@ -90,6 +97,12 @@ type Spec struct {
 	// Confidential, if not nil, is what a machine with memory protected from this
 	// host is launched from. Launch fails unless the VMM confirms it.
 	Confidential *Confidential
+}
+
+// Size is the size of a machine.
+type Size struct {
+	VCPUs     uint32
+	MemoryMiB uint64
 }
 
 // Confidential is a machine whose memory the host cannot read (SEV-SNP). What it

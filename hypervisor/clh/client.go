@@ -131,6 +131,10 @@ func (c *client) removeDevice(ctx context.Context, timeout time.Duration, id str
 		})
 }
 
+func (c *client) resize(ctx context.Context, timeout time.Duration, r api.VmResize) error {
+	return c.call(ctx, "vm.resize", timeout, nil, func(ctx context.Context) (*http.Response, error) { return c.api.ResizeVM(ctx, r) })
+}
+
 // shutdown ends the VMM. That it goes away without an answer is success.
 func (c *client) shutdown(ctx context.Context, timeout time.Duration) error {
 	err := c.call(ctx, "vmm.shutdown", timeout, nil, func(ctx context.Context) (*http.Response, error) { return c.api.ShutdownVMM(ctx) })

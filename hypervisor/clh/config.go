@@ -32,11 +32,14 @@ func vsockSocket(dir string) string { return filepath.Join(dir, "clh.sock") }
 // is unset.
 func vmConfig(spec hypervisor.Spec, dir string, segments int) api.VmConfig {
 	c := api.VmConfig{
-		Cpus:     &api.CpusConfig{BootVcpus: int(spec.VCPUs), MaxVcpus: int(spec.VCPUs)},
+		Cpus:     &api.CpusConfig{BootVcpus: int(spec.VCPUs), MaxVcpus: int(max(spec.VCPUs, spec.MaxVCPUs))},
 		Memory:   &api.MemoryConfig{Size: spec.MemoryMiB << 20},
 		Platform: &api.PlatformConfig{NumPciSegments: ptr(int16(segments))},
 		Rng:      &api.RngConfig{Src: rngPath},
 		Vsock:    &api.VsockConfig{Id: ptr(vsockID), Cid: guestCID, Socket: vsockSocket(dir)},
+	}
+	if spec.MaxMemoryMiB > spec.MemoryMiB {
+		c.Memory.HotplugSize = ptr((spec.MaxMemoryMiB - spec.MemoryMiB) << 20)
 	}
 	c.Payload, c.Serial, c.Console = payload(spec)
 	if spec.Confidential != nil {
@@ -156,6 +159,8 @@ func checkSpec(spec hypervisor.Spec, dir string) error {
 		return bad("machine with %d vCPUs and %d MiB of memory", spec.VCPUs, spec.MemoryMiB)
 	case spec.Confidential != nil && (spec.Kernel != "" || spec.Initrd != "" || spec.KernelParams != ""):
 		return bad("kernel, initial ramdisk or kernel parameters beside a launch image, which has its own")
+	case spec.Confidential != nil && (spec.MaxVCPUs > spec.VCPUs || spec.MaxMemoryMiB > spec.MemoryMiB):
+		return bad("a launch image for a machine that can grow")
 	case spec.Confidential != nil && spec.Image == "":
 		return bad("a launch image without a root disk")
 	case spec.Confidential == nil && spec.Kernel == "":

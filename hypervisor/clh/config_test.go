@@ -31,6 +31,8 @@ func TestDocuments(t *testing.T) {
 	confidentialDebug.Debug = true
 	limited := image
 	limited.Hugepages, limited.DiskRate = true, hypervisor.Rate{Bytes: 10_000_000, BytesBurst: 1 << 20}
+	growing := image
+	growing.VCPUs, growing.MemoryMiB, growing.MaxVCPUs, growing.MaxMemoryMiB = 1, 2048, 8, 8192
 	rate := hypervisor.Rate{Bytes: 1_250_000, Ops: 500, OpsBurst: 1000}
 	dir := filepath.Join(DefaultDir, id)
 	mac := net.HardwareAddr{0x0a, 0x58, 0x0a, 0xf4, 0, 5}
@@ -41,6 +43,7 @@ func TestDocuments(t *testing.T) {
 		"vm.create-own-root":         vmConfig(root, dir, 1),
 		"vm.create-sev-snp":          vmConfig(confidential, dir, 10),
 		"vm.create-sev-snp-debug":    vmConfig(confidentialDebug, dir, 10),
+		"vm.create-growing":          vmConfig(growing, dir, 10),
 		"vm.create-limited":          vmConfig(limited, dir, 10),
 		"vm.add-net-limited":         netConfig(hypervisor.NIC{ID: "eth0", MAC: mac}, rate),
 		"vm.add-net":                 netConfig(hypervisor.NIC{ID: "eth0", MAC: mac}, hypervisor.Rate{}),

@@ -30,6 +30,7 @@ type Machine struct {
 	end      context.CancelCauseFunc
 	workers  sync.WaitGroup // what runs for the machine besides its callers; see work
 	plugging chan struct{}  // holds one token: the right to plug
+	sizing   chan struct{}  // holds one token: the right to resize
 	stopping chan struct{}  // holds one token: the right to stop
 	stopped  bool           // all of it has been removed; goes with the token
 
@@ -54,9 +55,10 @@ const (
 )
 
 func newMachine(spec hypervisor.Spec, dir string, o Options, p *process) *Machine {
-	m := &Machine{spec: spec, dir: dir, o: o, process: p, plugging: make(chan struct{}, 1), stopping: make(chan struct{}, 1)}
+	m := &Machine{spec: spec, dir: dir, o: o, process: p, plugging: make(chan struct{}, 1), sizing: make(chan struct{}, 1), stopping: make(chan struct{}, 1)}
 	m.spec.NICs = nil
 	m.plugging <- struct{}{}
+	m.sizing <- struct{}{}
 	m.stopping <- struct{}{}
 	m.lifetime, m.end = context.WithCancelCause(context.Background())
 	m.api = newClient(apiSocket(dir), m.lifetime)

@@ -14,6 +14,10 @@ const (
 	hotplugTimeout = 10 * time.Second
 	// unplugTimeout bounds the wait for the guest to let go of a device.
 	unplugTimeout = 10 * time.Second
+	// resizeTimeout bounds how long a resize is tried again while the guest still
+	// lets go of processors; resizePause is the pause between.
+	resizeTimeout = 5 * time.Second
+	resizePause   = 50 * time.Millisecond
 	// stopTimeout bounds each step of Stop: vmm.shutdown, SIGTERM.
 	stopTimeout = 3 * time.Second
 	// killTimeout bounds the wait for a process that got SIGKILL.

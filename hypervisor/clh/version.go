@@ -2,6 +2,7 @@ package clh
 
 import (
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 
@@ -32,6 +33,15 @@ func parseVersion(text string) (version, error) {
 // plugsWhole says whether a disk is whole when the guest can first see it. Before,
 // a guest that scans its bus for one disk can meet the next one half made.
 func (v version) plugsWhole() bool { return v >= 53 }
+
+// pending is the status that answers a resize while processors are still being let
+// go of by the guest.
+func (v version) pending() int {
+	if v < 46 {
+		return http.StatusInternalServerError
+	}
+	return http.StatusTooManyRequests
+}
 
 // hostBridges says whether slot 0 of every segment is a host bridge, not only
 // that of segment 0.

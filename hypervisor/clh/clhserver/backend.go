@@ -34,6 +34,11 @@ type Backend interface {
 	// RemoveDevice asks the guest to let go of a device and returns at once;
 	// Events.DeviceRemoved follows when it has.
 	RemoveDevice(ctx context.Context, id string) error
+	// SetVCPUs gives the machine so many processors, or takes them away. It fails with
+	// ErrPending while the guest has not let go of those taken away before.
+	SetVCPUs(ctx context.Context, n int) error
+	// AddMemory gives the running machine so many bytes more.
+	AddMemory(ctx context.Context, bytes uint64) error
 	// PowerButton presses the ACPI power button.
 	PowerButton(ctx context.Context) error
 	// Pause and Resume stop and start the processors.

@@ -15,6 +15,7 @@ const (
 	notCreated
 	unknownDevice
 	duplicate
+	pending // of a resize: processors are still being let go of
 	invalid
 	badRequest // found before the operation ran
 )
@@ -51,6 +52,8 @@ func (p Profile) status(err error) int {
 		return p.Duplicate
 	case invalid:
 		return p.Invalid
+	case pending:
+		return p.Pending
 	case badRequest:
 		return http.StatusBadRequest
 	default:

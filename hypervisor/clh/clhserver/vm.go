@@ -15,7 +15,9 @@ import (
 type vm struct {
 	config  api.VmConfig
 	state   api.VmInfoState
-	named   int // how many devices have been named automatically
+	grown   int    // how often memory was added since it booted
+	added   uint64 // bytes of it
+	named   int    // how many devices have been named automatically
 	devices map[string]*device
 	slots   slots
 	address func(hypervisor.BDF) hypervisor.BDF // where the guest finds a slot; set once booted
@@ -184,6 +186,7 @@ func (s *server) stop(ctx context.Context, v *vm) error {
 	s.mu.Lock()
 	v.state = api.VmInfoStateCreated
 	v.devices = map[string]*device{}
+	v.grown, v.added = 0, 0
 	s.mu.Unlock()
 	s.monitor.send("vm", "shutdown", nil)
 	if err != nil {
@@ -235,33 +238,6 @@ func (s *server) deleteVM(ctx context.Context) error {
 	closeAll(v.files)
 	s.monitor.send("vm", "deleted", nil)
 	return err
-}
-
-func (s *server) resize(_ context.Context, req *request) (any, error) {
-	var r api.VmResize
-	if err := decode(req.body, &r); err != nil {
-		return nil, err
-	}
-	v, err := s.current()
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if v.state != api.VmInfoStateCreated {
-		if r.DesiredVcpus != nil && *r.DesiredVcpus != v.config.Cpus.BootVcpus ||
-			r.DesiredRam != nil && *r.DesiredRam != v.config.Memory.Size {
-			return nil, fail(other, "Error resizing the VM: this machine cannot change while it runs")
-		}
-		return nil, nil
-	}
-	if r.DesiredVcpus != nil {
-		v.config.Cpus.BootVcpus = *r.DesiredVcpus
-	}
-	if r.DesiredRam != nil {
-		v.config.Memory.Size = *r.DesiredRam
-	}
-	return nil, nil
 }
 
 // events is what the backend reports to.

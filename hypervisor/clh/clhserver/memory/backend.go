@@ -35,6 +35,8 @@ type Backend struct {
 	mu      sync.Mutex
 	devices map[string][]*os.File // what each device holds open until ejected
 	vsock   *listener
+	vcpus   int
+	leaving bool // the guest still lets go of processors
 	timers  []*time.Timer
 	closed  bool
 }
@@ -91,6 +93,9 @@ func (b *Backend) Boot(ctx context.Context, m clhserver.Machine) (err error) {
 			return err
 		}
 	}
+	b.mu.Lock()
+	b.vcpus, b.leaving = m.VCPUs, false
+	b.mu.Unlock()
 	say(m.Serial, b.script.Console)
 	if b.script.BootError != "" {
 		return fmt.Errorf("%s", b.script.BootError)
@@ -223,6 +228,30 @@ func (b *Backend) RemoveDevice(_ context.Context, id string) error {
 	})
 	return nil
 }
+
+// SetVCPUs counts processors; those taken away leave after the script's time.
+func (b *Backend) SetVCPUs(_ context.Context, n int) error {
+	b.mu.Lock()
+	if b.leaving {
+		b.mu.Unlock()
+		return clhserver.ErrPending
+	}
+	fewer := n < b.vcpus
+	b.vcpus, b.leaving = n, fewer && b.script.EjectCPUs != 0
+	wait := b.leaving
+	b.mu.Unlock()
+	if wait {
+		b.later(b.script.EjectCPUs, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.leaving = false
+		})
+	}
+	return nil
+}
+
+// AddMemory does nothing: nobody uses it.
+func (b *Backend) AddMemory(context.Context, uint64) error { return nil }
 
 // PowerButton makes the guest power itself off.
 func (b *Backend) PowerButton(context.Context) error {

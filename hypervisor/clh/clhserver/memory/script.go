@@ -39,6 +39,8 @@ type Script struct {
 	BootError string `json:"boot_error,omitempty"`
 	// Eject is how long the guest takes to let go of a device; "never" is for ever.
 	Eject Duration `json:"eject,omitempty"`
+	// EjectCPUs is how long the guest takes to let go of processors.
+	EjectCPUs Duration `json:"eject_cpus,omitempty"`
 	// Reserved lists device numbers that the machine keeps for itself.
 	Reserved []uint8 `json:"reserved,omitempty"`
 	// Version is the version of Cloud Hypervisor to behave like; "" is 40.0.0.
