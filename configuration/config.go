@@ -26,29 +26,31 @@ type Config struct {
 	Agent      Agent
 	Runtime    Runtime
 
-	hostCPUs    int
-	initrdBytes int64            // of the initial ramdisk
-	enabled     []*regexp.Regexp // annotations that pods may use, anchored
+	hostCPUs      int
+	hostMemoryMiB uint64
+	initrdBytes   int64            // of the initial ramdisk
+	enabled       []*regexp.Regexp // annotations that pods may use, anchored
 }
 
 // Hypervisor is the table [hypervisor.clh].
 type Hypervisor struct {
-	Path              string   // VMM, absolute
-	Confidential      bool     // protected memory (SEV-SNP), launched from IGVM
-	IGVM              string   // absolute; empty unless Confidential
-	Kernel            string   // absolute; empty if Confidential
-	Initrd            string   // absolute; empty: the kernel mounts Image
-	Image             string   // absolute; empty: Initrd is the whole guest
-	KernelParams      string   // added last to the guest's command line
-	DefaultVCPUs      float64  // of every machine, before the workload's
-	DefaultMaxVCPUs   uint32   // 0: no limit of its own
-	DefaultMemoryMiB  uint64   // of every machine, before the workload's
-	Hugepages         bool     // the machine's memory is of huge pages
-	DiskRate          Rate     // of each disk
-	NICRate           Rate     // of each network interface
-	Debug             bool     // console of the guest and log of the VMM are kept
-	DisableSeccomp    bool     // run the VMM without its own system call filter
-	EnableAnnotations []string // regular expressions over whole names
+	Path                string   // VMM, absolute
+	Confidential        bool     // protected memory (SEV-SNP), launched from IGVM
+	IGVM                string   // absolute; empty unless Confidential
+	Kernel              string   // absolute; empty if Confidential
+	Initrd              string   // absolute; empty: the kernel mounts Image
+	Image               string   // absolute; empty: Initrd is the whole guest
+	KernelParams        string   // added last to the guest's command line
+	DefaultVCPUs        float64  // of every machine, before the workload's
+	DefaultMaxVCPUs     uint32   // 0: no limit of its own
+	DefaultMemoryMiB    uint64   // of every machine, before the workload's
+	DefaultMaxMemoryMiB uint64   // what a machine can grow to; 0: the host's
+	Hugepages           bool     // the machine's memory is of huge pages
+	DiskRate            Rate     // of each disk
+	NICRate             Rate     // of each network interface
+	Debug               bool     // console of the guest and log of the VMM are kept
+	DisableSeccomp      bool     // run the VMM without its own system call filter
+	EnableAnnotations   []string // regular expressions over whole names
 }
 
 // Rate limits a device; zero is no limit. A burst is given once, at the start.
@@ -71,6 +73,7 @@ type Runtime struct {
 	Network                NetworkModel
 	DisableGuestSeccomp    bool
 	OCIVersion             string  // told to the guest; empty: the shim's default
+	StaticSizing           bool    // a machine keeps the size it boots with
 	DefaultWorkloadMiB     uint64  // for a pod without a memory limit
 	DefaultWorkloadVCPUs   float64 // for a pod without a CPU limit
 	CreateContainerTimeout time.Duration

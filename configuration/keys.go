@@ -21,6 +21,7 @@ type clhTable struct {
 	DefaultVCPUs          float64  `toml:"default_vcpus"`
 	DefaultMaxVCPUs       uint32   `toml:"default_maxvcpus"`
 	DefaultMemory         uint32   `toml:"default_memory"`
+	DefaultMaxMemory      uint64   `toml:"default_maxmemory"` // MiB
 	SharedFS              string   `toml:"shared_fs"`
 	BlockDeviceDriver     string   `toml:"block_device_driver"`
 	DisableBlockDeviceUse bool     `toml:"disable_block_device_use"`
@@ -75,7 +76,7 @@ func defaults() *file {
 var ignored = map[string]string{
 	"hypervisor.clh": `block_device_aio block_device_cache_direct block_device_cache_noflush
 		block_device_cache_set block_device_logical_sector_size block_device_physical_sector_size
-		cold_plug_vfio cpu_features ctlpath default_bridges default_maxmemory disable_guest_selinux
+		cold_plug_vfio cpu_features ctlpath default_bridges disable_guest_selinux
 		disable_image_nvdimm disable_nesting_checks disable_selinux disable_vhost_net
 		enable_iommu enable_iommu_platform enable_iothreads enable_mem_prealloc enable_numa
 		enable_vhost_user_store enable_virtio_mem entropy_source extra_monitor_socket file_mem_backend

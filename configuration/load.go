@@ -73,7 +73,7 @@ func load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
 	}
-	c := &Config{Path: path, hostCPUs: runtime.NumCPU()}
+	c := &Config{Path: path, hostCPUs: runtime.NumCPU(), hostMemoryMiB: hostMemory()}
 	if c.DropIns, err = dropIns(filepath.Join(filepath.Dir(path), dropInDir)); err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (f *file) check(c *Config) error {
 		{h.BlockDeviceDriver != "virtio-blk", `block_device_driver must be "virtio-blk"`},
 		{h.DisableBlockDeviceUse, "disable_block_device_use must be false: layers are block devices"},
 		{h.DefaultVCPUs < 0, "default_vcpus must not be negative"},
-		{!r.StaticSizing, "static_sandbox_resource_mgmt must be true: a machine is not resized while it runs"},
+		{!r.StaticSizing && h.ConfidentialGuest, "static_sandbox_resource_mgmt must be true for a confidential guest: its memory is measured, and it takes no more into use"},
 		{r.DefaultWorkloadVCPUs < 0, "static_sandbox_default_workload_vcpus must not be negative"},
 		{r.DisableNewNetNS && r.Model != "none", `disable_new_netns needs internetworking_model = "none"`},
 		{!slices.Contains([]string{"default", "tcfilter", "none"}, r.Model), `internetworking_model must be "tcfilter" or "none"`},
@@ -190,6 +190,9 @@ func (f *file) check(c *Config) error {
 		c.enabled = append(c.enabled, re)
 	}
 	c.Warnings = append(c.Warnings, withoutEffect(h, a)...)
+	if r.StaticSizing && h.DefaultMaxMemory != 0 {
+		c.Warnings = append(c.Warnings, "default_maxmemory has no effect with static_sandbox_resource_mgmt = true: a machine keeps the size it boots with")
+	}
 	f.fill(c, h, a, r)
 	return errors.Join(errs...)
 }
@@ -203,7 +206,8 @@ func (f *file) fill(c *Config, h clhTable, a agentTable, r runtimeTable) {
 	c.Hypervisor = Hypervisor{
 		Path: h.Path, Kernel: h.Kernel, Initrd: h.Initrd, Image: h.Image, KernelParams: h.KernelParams,
 		DefaultVCPUs: h.DefaultVCPUs, DefaultMaxVCPUs: h.DefaultMaxVCPUs, DefaultMemoryMiB: uint64(h.DefaultMemory),
-		Confidential: h.ConfidentialGuest, IGVM: h.IGVM, Hugepages: h.EnableHugepages,
+		DefaultMaxMemoryMiB: h.DefaultMaxMemory,
+		Confidential:        h.ConfidentialGuest, IGVM: h.IGVM, Hugepages: h.EnableHugepages,
 		DiskRate: rate(h.DiskBandwidth, h.DiskBandwidthBurst, h.DiskOps, h.DiskOpsBurst),
 		NICRate:  rate(h.NetBandwidth, h.NetBandwidthBurst, h.NetOps, h.NetOpsBurst),
 		Debug:    h.EnableDebug, DisableSeccomp: h.DisableSeccomp, EnableAnnotations: h.EnableAnnotations,
@@ -220,6 +224,7 @@ func (f *file) fill(c *Config, h clhTable, a agentTable, r runtimeTable) {
 	}
 	c.Runtime = Runtime{
 		Debug: r.EnableDebug, Network: TCFilter, DisableGuestSeccomp: r.DisableGuestSeccomp, OCIVersion: r.OCIVersion,
+		StaticSizing:       r.StaticSizing,
 		DefaultWorkloadMiB: uint64(r.DefaultWorkloadMem), DefaultWorkloadVCPUs: r.DefaultWorkloadVCPUs,
 		CreateContainerTimeout: time.Duration(r.CreateContainerTimeout) * time.Second,
 		AllowMissingPolicy:     r.AllowMissingPolicy,

@@ -87,7 +87,8 @@ func workload(quota, period, memory int64, from source) Workload {
 }
 
 // Size gives the size of the machine for a workload: the one place where it is
-// decided, from these numbers alone. A machine is not resized while it runs.
+// decided, from these numbers alone, unless the machine follows its containers (see
+// Growth).
 //
 //	vCPUs  = ceil(default_vcpus + CPU limit), at least 1, at most default_maxvcpus
 //	memory = default_memory + memory limit, 2048 MiB if both are 0; with huge

@@ -22,7 +22,7 @@ type phase struct {
 var startPhases = []phase{{"network", 1}, {"vmm", 2}, {"boot", 4}, {"agent", 12}, {"guest", 3}, {"ports", 1}, {"container", 7}}
 
 // createPhases are the parts of a container's creation.
-var createPhases = []phase{{"layers", 4}, {"files", 2}, {"agent_create", 4}}
+var createPhases = []phase{{"size", 1}, {"layers", 4}, {"files", 2}, {"agent_create", 4}}
 
 // budget divides the time that a caller gave for one request over its phases, and
 // keeps what each has taken. A phase may take its share of what is left, so what

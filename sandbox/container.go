@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/configuration"
 	"github.com/kata-cc/kata-cc/internal/undo"
 	"github.com/kata-cc/kata-cc/mounts"
 )
@@ -35,6 +36,7 @@ type Container struct {
 	held     []string      // disk ids of the layers and block volumes in use
 	copies   []string      // paths in the guest of what was copied for it
 	removed  bool          // the guest has let go of it
+	limits   configuration.Limits
 }
 
 // CreateContainer plugs the layers that the machine lacks, copies the files and
@@ -46,6 +48,9 @@ func (s *Sandbox) CreateContainer(ctx context.Context, id string, spec *specs.Sp
 	c := &Container{id: id, sandbox: s, execs: map[string]*Process{}, oom: make(chan struct{}), lastWords: plan.TerminationLog}
 	if spec.Process != nil {
 		c.capabilities = spec.Process.Capabilities
+	}
+	if spec.Linux != nil {
+		c.limits = c.limits.Updated(spec.Linux.Resources)
 	}
 	if err := s.reserve(c); err != nil {
 		return nil, err
@@ -92,6 +97,10 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 		defer back.OnError(ctx, &err)
 	}
 
+	back.Add(c.unlimit)
+	if err = clock.run(ctx, "size", s.fit); err != nil {
+		return err
+	}
 	var sources map[string]string
 	err = clock.run(ctx, "layers", func(ctx context.Context) (err error) {
 		if sources, err = s.plugLayers(ctx, c, plan, &back); err != nil {

@@ -93,6 +93,7 @@ func (c *Container) delete(ctx context.Context) error {
 		c.removed = true
 		s.mu.Unlock()
 		c.Init().abandon() // created, never started: now it never will be
+		s.fitAgain(ctx)
 	}
 	if s.life.Err() != nil {
 		return nil // the layers went with the machine

@@ -11,10 +11,25 @@ import (
 	"github.com/kata-cc/kata-cc/mounts"
 )
 
-// Update changes the container's resources in the guest.
+// Update changes the container's resources in the guest, and before that the size
+// of a machine that follows its containers. If it fails nothing has changed, but
+// that the machine keeps memory it was given.
 func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	ctx, cancel := c.sandbox.within(ctx)
 	defer cancel()
+	undo := c.limit(r)
+	err := c.sandbox.fit(ctx)
+	if err == nil {
+		err = c.updateInGuest(ctx, r)
+	}
+	if err != nil {
+		undo(context.WithoutCancel(ctx))
+		return fmt.Errorf("update container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+func (c *Container) updateInGuest(ctx context.Context, r *specs.LinuxResources) error {
 	return c.sandbox.agent.UpdateContainer(ctx, &agentpb.UpdateContainerRequest{ContainerId: c.id, Resources: mounts.Resources(r)})
 }
 

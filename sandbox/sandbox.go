@@ -31,6 +31,7 @@ import (
 
 	"github.com/kata-cc/kata-cc/agentclient"
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+	"github.com/kata-cc/kata-cc/configuration"
 	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/internal/undo"
 	"github.com/kata-cc/kata-cc/network"
@@ -47,6 +48,8 @@ type Options struct {
 	// Machine describes the machine, but for ID, NetNS and NICs, which Start
 	// fills in.
 	Machine hypervisor.Spec
+	// Growth says how the machine follows its containers; nil: it keeps its size.
+	Growth *configuration.Growth
 	// NetNS is the path of the pod's network namespace; empty: the guest gets no
 	// network and the VMM runs in the caller's namespace.
 	NetNS string
@@ -77,6 +80,7 @@ type Sandbox struct {
 	o       Options
 	life    context.Context // ends when the machine is lost or to be stopped; the cause says why
 	end     context.CancelCauseFunc
+	sizing  sizing
 	settled chan struct{} // closed when Start has ended
 	undo    undo.Stack
 
@@ -111,6 +115,7 @@ func NewSandbox(ctx context.Context, o Options) *Sandbox {
 	s := &Sandbox{
 		o:          o,
 		settled:    make(chan struct{}),
+		sizing:     newSizing(o.Machine),
 		containers: map[string]*Container{},
 		layers:     map[string]*layer{},
 		plugs:      map[string]int{},

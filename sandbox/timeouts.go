@@ -33,6 +33,8 @@ const (
 	// lastWordsTimeout bounds how long an exit waits for the container's
 	// termination log.
 	lastWordsTimeout = 2 * time.Second
+	// fitTimeout bounds a resize that nobody waits for the success of.
+	fitTimeout = 10 * time.Second
 	// removeTimeout bounds RemoveContainer.
 	removeTimeout = 20 * time.Second
 	// destroyTimeout bounds DestroySandbox, a courtesy to the guest before its

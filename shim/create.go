@@ -250,7 +250,7 @@ func (s *Service) newSandbox(ctx context.Context, spec *specs.Spec, config *conf
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", o.SandboxID, err)
 	}
-	vm, err := machine(spec, config, o.Type, policy)
+	vm, growth, err := machine(spec, config, o.Type, policy)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", o.SandboxID, err)
 	}
@@ -266,6 +266,7 @@ func (s *Service) newSandbox(ctx context.Context, spec *specs.Spec, config *conf
 		ID:            o.SandboxID,
 		Launcher:      launcher,
 		Machine:       vm,
+		Growth:        growth,
 		Request:       mounts.NewSandboxRequest(spec, o, resolvConf, shmSize),
 		Policy:        policy,
 		DialTimeout:   config.Agent.DialTimeout,
@@ -291,19 +292,25 @@ func (s *Service) newSandbox(ctx context.Context, spec *specs.Spec, config *conf
 	return sb, nil
 }
 
-// machine describes the machine that a sandbox needs.
-func machine(spec *specs.Spec, config *configuration.Config, kind mounts.ContainerType, policy string) (hypervisor.Spec, error) {
+// machine describes the machine that a sandbox needs, and how it grows if it does.
+func machine(spec *specs.Spec, config *configuration.Config, kind mounts.ContainerType, policy string) (hypervisor.Spec, *configuration.Growth, error) {
 	workload := configuration.PodWorkload(spec.Annotations)
 	if kind == mounts.SingleContainer && spec.Linux != nil {
 		workload = configuration.ContainerWorkload(spec.Linux.Resources)
 	}
-	size, err := config.Size(workload)
+	growth, err := config.Growth()
+	var size, most configuration.Size
+	if growth != nil {
+		size, most = growth.Boot, growth.Most
+	} else if err == nil {
+		size, err = config.Size(workload)
+	}
 	if err != nil {
-		return hypervisor.Spec{}, err
+		return hypervisor.Spec{}, nil, err
 	}
 	h := config.Hypervisor
 	m := hypervisor.Spec{
-		VCPUs: size.VCPUs, MemoryMiB: size.MemoryMiB, Hugepages: h.Hugepages,
+		VCPUs: size.VCPUs, MemoryMiB: size.MemoryMiB, MaxVCPUs: most.VCPUs, MaxMemoryMiB: most.MemoryMiB, Hugepages: h.Hugepages,
 		Kernel: h.Kernel, Initrd: h.Initrd, Image: h.Image,
 		KernelParams: config.KernelParams(),
 		DiskRate:     hypervisor.Rate(h.DiskRate), NICRate: hypervisor.Rate(h.NICRate),
@@ -312,9 +319,9 @@ func machine(spec *specs.Spec, config *configuration.Config, kind mounts.Contain
 	if h.Confidential {
 		hostData, err := config.HostData(policy)
 		if err != nil {
-			return hypervisor.Spec{}, err
+			return hypervisor.Spec{}, nil, err
 		}
 		m.Confidential = &hypervisor.Confidential{IGVM: h.IGVM, HostData: hostData}
 	}
-	return m, nil
+	return m, growth, nil
 }

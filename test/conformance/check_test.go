@@ -25,6 +25,12 @@ type devices struct {
 	Disks []struct{ Path string }
 	Net   []struct{ ID string }
 
+	Cpus struct {
+		Boot int `json:"boot_vcpus"`
+		Max  int `json:"max_vcpus"`
+	}
+	Memory struct{ Size uint64 }
+
 	Payload struct {
 		Igvm     string
 		HostData string `json:"host_data"`
