@@ -41,6 +41,10 @@ type VM interface {
 	// UnplugDisk detaches the disk that was plugged under id and returns when
 	// the guest has let go of it. No such disk: nil.
 	UnplugDisk(ctx context.Context, id string) error
+	// ResizeDisk gives the disk that was plugged under id, and the file behind it,
+	// so many bytes; a block device of the host must have them already. The guest
+	// is told, and has not seen it when ResizeDisk returns.
+	ResizeDisk(ctx context.Context, id string, size uint64) error
 	// HotplugNIC attaches n, all or nothing. The tap stays the caller's, to close
 	// once HotplugNIC has returned.
 	HotplugNIC(ctx context.Context, n NIC) error

@@ -11,6 +11,10 @@ import (
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/qemu"
 )
 
+// version is that of Cloud Hypervisor that it behaves like. From 53 on a client need
+// not wait until the guest uses a disk before it plugs the next one; here it must.
+const version = "51.1.0"
+
 // accelVariable forces "kvm" or "tcg" where the choice by itself is wrong. It is
 // no option, because a client of Cloud Hypervisor would not know it.
 const accelVariable = "CLH_QEMU_ACCEL"
@@ -24,5 +28,10 @@ func main() {
 	newBackend := func(e clhserver.Events) (clhserver.Backend, error) {
 		return qemu.New(qemu.Options{Accel: accel}, e)
 	}
-	os.Exit(clhserver.Main("clh-qemu", os.Args[1:], clhserver.Config{Backend: newBackend}, nil))
+	profile, err := clhserver.ProfileOf(version)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "clh-qemu: %v\n", err)
+		os.Exit(1)
+	}
+	os.Exit(clhserver.Main("clh-qemu", os.Args[1:], clhserver.Config{Backend: newBackend, Profile: profile}, nil))
 }

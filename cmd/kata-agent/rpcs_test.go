@@ -80,6 +80,8 @@ var answers = []answer{
 		Driver: "ephemeral", MountPoint: "/run/kata-containers/sandbox/shm", Options: []string{"size=1M"}}}}, codes.OK, ""},
 	{"GetVolumeStats", &agentpb.VolumeStatsRequest{VolumeGuestPath: "/run/kata-containers/sandbox/shm"}, codes.OK, "total:1048576"},
 	{"GetVolumeStats", &agentpb.VolumeStatsRequest{VolumeGuestPath: "/run/kata-containers/none"}, codes.Internal, "no such file"},
+	{"ResizeVolume", &agentpb.ResizeVolumeRequest{VolumeGuestPath: "/run/kata-containers/none", Size: 1 << 20}, codes.NotFound, "is not mounted"},
+	{"ResizeVolume", &agentpb.ResizeVolumeRequest{VolumeGuestPath: "/run/kata-containers/sandbox/shm", Size: 1 << 20}, codes.Unimplemented, "0x1021994"},
 	{"RemoveStaleVirtiofsShareMounts", &agentpb.RemoveStaleVirtiofsShareMountsRequest{}, codes.OK, ""},
 	{"OnlineCPUMem", &agentpb.OnlineCPUMemRequest{CpuOnly: true}, codes.OK, ""},
 	{"MemHotplugByProbe", &agentpb.MemHotplugByProbeRequest{}, codes.OK, ""},
@@ -88,7 +90,6 @@ var answers = []answer{
 	{"ReseedRandomDev", &agentpb.ReseedRandomDevRequest{Data: []byte("not secret")}, codes.OK, ""},
 
 	{"SetPolicy", &agentpb.SetPolicyRequest{}, codes.NotFound, "/grpc.AgentService/SetPolicy is not supported"},
-	unsupported("ResizeVolume", &agentpb.ResizeVolumeRequest{}),
 	unsupported("AddSwap", &agentpb.AddSwapRequest{}),
 	unsupported("AddSwapPath", &agentpb.AddSwapPathRequest{}),
 	unsupported("GetIPTables", &agentpb.GetIPTablesRequest{}),

@@ -38,8 +38,8 @@ func TestAgentTellsOfItself(t *testing.T) {
 	}
 	_, err = a.SetPolicy(a.ctx(), &agentpb.SetPolicyRequest{})
 	wantStatus(t, err, codes.NotFound, "is not supported")
-	_, err = a.ResizeVolume(a.ctx(), &agentpb.ResizeVolumeRequest{})
-	wantStatus(t, err, codes.Unimplemented, "ResizeVolume")
+	_, err = a.AddSwap(a.ctx(), &agentpb.AddSwapRequest{})
+	wantStatus(t, err, codes.Unimplemented, "AddSwap")
 	metrics, err := a.GetMetrics(a.ctx(), &agentpb.GetMetricsRequest{})
 	if err != nil || !strings.Contains(metrics.GetMetrics(), "kata_agent_process_resident_memory_bytes") {
 		t.Errorf("metrics are %v, %v", metrics, err)

@@ -164,6 +164,11 @@ func (s *Service) GetVolumeStats(_ context.Context, r *agentpb.VolumeStatsReques
 	}, nil
 }
 
+// ResizeVolume lets the file system of a volume grow, whose device has grown.
+func (s *Service) ResizeVolume(ctx context.Context, r *agentpb.ResizeVolumeRequest) (*emptypb.Empty, error) {
+	return empty, s.sandbox.Storages.Grow(ctx, r.GetVolumeGuestPath(), r.GetSize())
+}
+
 // GetMetrics tells of the agent and the guest in Prometheus's text format.
 func (s *Service) GetMetrics(context.Context, *agentpb.GetMetricsRequest) (*agentpb.Metrics, error) {
 	text, err := metrics()

@@ -22,11 +22,6 @@ func (s *Service) SetPolicy(context.Context, *agentpb.SetPolicyRequest) (*emptyp
 	return nil, status.Error(codes.NotFound, "/grpc.AgentService/SetPolicy is not supported")
 }
 
-// ResizeVolume is not supported.
-func (s *Service) ResizeVolume(context.Context, *agentpb.ResizeVolumeRequest) (*emptypb.Empty, error) {
-	return nil, unsupported("ResizeVolume")
-}
-
 // AddSwap is not supported: swap would carry guest memory to the host.
 func (s *Service) AddSwap(context.Context, *agentpb.AddSwapRequest) (*emptypb.Empty, error) {
 	return nil, unsupported("AddSwap")

@@ -46,3 +46,6 @@ func (v version) pending() int {
 // hostBridges says whether slot 0 of every segment is a host bridge, not only
 // that of segment 0.
 func (v version) hostBridges() bool { return v < 54 }
+
+// resizesDisks says whether a disk of a running machine can be given another size.
+func (v version) resizesDisks() bool { return v >= 50 }

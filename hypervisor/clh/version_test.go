@@ -56,6 +56,11 @@ var calls = []struct {
 	{"second VM", "created", nil, (*bench).create, [5]int{500, 500, 500, 500, 500}},
 	{"boot", "created", nil, (*bench).boot, [5]int{}},
 	{"boot of an invalid VM", "created", (*bench).spoil, (*bench).boot, [5]int{500, 500, 500, 500, 400}},
+	{"new size for no VM", "none", nil, resize("a"), [5]int{404, 404, 500, 404, 404}},
+	{"new size before boot", "created", nil, resize("a"), [5]int{404, 404, 500, 500, 500}},
+	{"new size", "running", writable("a"), resize("a"), [5]int{404, 404, 0, 0, 0}},
+	{"new size of an unknown disk", "running", nil, resize("a"), [5]int{404, 404, 500, 500, 404}},
+	{"new size of half a sector", "running", disk("a"), resizeTo("a", 8192+256), [5]int{404, 404, 500, 500, 500}},
 	{"unknown device before boot", "created", nil, remove("none"), [5]int{500, 500, 500, 500, 404}},
 
 	{"second boot", "running", nil, (*bench).boot, [5]int{500, 500, 500, 500, 500}},
@@ -200,10 +205,14 @@ func (b *bench) shutdown() error { return b.client.shutdown(b.t.Context(), bench
 
 func (b *bench) deleteFile() error { return os.Remove(filepath.Join(b.dir, "layer")) }
 
-func disk(id string) func(*bench) error {
+func disk(id string) func(*bench) error { return diskOf(id, true) }
+
+func writable(id string) func(*bench) error { return diskOf(id, false) }
+
+func diskOf(id string, readOnly bool) func(*bench) error {
 	return func(b *bench) error {
 		_, err := b.client.addDisk(b.t.Context(), benchTimeout, api.DiskConfig{
-			Id: &id, Path: ptr(filepath.Join(b.dir, "layer")), Readonly: ptr(true), ImageType: ptr(api.ImageTypeRaw), PciSegment: ptr(int16(1)),
+			Id: &id, Path: ptr(filepath.Join(b.dir, "layer")), Readonly: ptr(readOnly), ImageType: ptr(api.ImageTypeRaw), PciSegment: ptr(int16(1)),
 		})
 		return err
 	}
@@ -211,6 +220,12 @@ func disk(id string) func(*bench) error {
 
 func remove(id string) func(*bench) error {
 	return func(b *bench) error { return b.client.removeDevice(b.t.Context(), benchTimeout, id) }
+}
+
+func resize(id string) func(*bench) error { return resizeTo(id, 8192) }
+
+func resizeTo(id string, size uint64) func(*bench) error {
+	return func(b *bench) error { return b.client.resizeDisk(b.t.Context(), benchTimeout, id, size) }
 }
 
 // removing plugs a disk and asks for it back; the guest keeps it.

@@ -235,6 +235,12 @@ type VmResize struct {
 	DesiredVcpus *int    `json:"desired_vcpus,omitempty"`
 }
 
+// VmResizeDisk defines model for VmResizeDisk.
+type VmResizeDisk struct {
+	DesiredSize *uint64 `json:"desired_size,omitempty"`
+	Id          *string `json:"id,omitempty"`
+}
+
 // VmmPingResponse defines model for VmmPingResponse.
 type VmmPingResponse struct {
 	BuildVersion *string   `json:"build_version,omitempty"`
@@ -265,6 +271,9 @@ type RemoveDeviceJSONRequestBody = VmRemoveDevice
 
 // ResizeVMJSONRequestBody defines body for ResizeVM for application/json ContentType.
 type ResizeVMJSONRequestBody = VmResize
+
+// ResizeDiskJSONRequestBody defines body for ResizeDisk for application/json ContentType.
+type ResizeDiskJSONRequestBody = VmResizeDisk
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -444,6 +453,20 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /vm.resize (the `ResizeVM` operationId).
 	ResizeVM(ctx context.Context, body ResizeVMJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResizeDiskWithBody Gives a disk of the running VM another size.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /vm.resize-disk (the `ResizeDisk` operationId).
+	ResizeDiskWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResizeDisk Gives a disk of the running VM another size.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /vm.resize-disk (the `ResizeDisk` operationId).
+	ResizeDisk(ctx context.Context, body ResizeDiskJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ResumeVM Starts the processors again.
 	//
@@ -731,6 +754,40 @@ func (c *Client) ResizeVMWithBody(ctx context.Context, contentType string, body 
 // Corresponds with PUT /vm.resize (the `ResizeVM` operationId).
 func (c *Client) ResizeVM(ctx context.Context, body ResizeVMJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewResizeVMRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResizeDiskWithBody Gives a disk of the running VM another size.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /vm.resize-disk (the `ResizeDisk` operationId).
+func (c *Client) ResizeDiskWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResizeDiskRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResizeDisk Gives a disk of the running VM another size.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /vm.resize-disk (the `ResizeDisk` operationId).
+func (c *Client) ResizeDisk(ctx context.Context, body ResizeDiskJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResizeDiskRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1190,6 +1247,46 @@ func NewResizeVMRequestWithBody(server string, contentType string, body io.Reade
 	return req, nil
 }
 
+// NewResizeDiskRequest calls the generic ResizeDisk builder with application/json body
+func NewResizeDiskRequest(server string, body ResizeDiskJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewResizeDiskRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewResizeDiskRequestWithBody constructs an http.Request for the ResizeDisk method, with any body, and a specified content type
+func NewResizeDiskRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/vm.resize-disk")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewResumeVMRequest constructs an http.Request for the ResumeVM method
 func NewResumeVMRequest(server string) (*http.Request, error) {
 	var err error
@@ -1460,6 +1557,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /vm.resize (the `ResizeVM` operationId).
 	ResizeVMWithResponse(ctx context.Context, body ResizeVMJSONRequestBody, reqEditors ...RequestEditorFn) (*ResizeVMResponse, error)
+
+	// ResizeDiskWithBodyWithResponse Gives a disk of the running VM another size.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /vm.resize-disk (the `ResizeDisk` operationId).
+	ResizeDiskWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResizeDiskResponse, error)
+
+	// ResizeDiskWithResponse Gives a disk of the running VM another size.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /vm.resize-disk (the `ResizeDisk` operationId).
+	ResizeDiskWithResponse(ctx context.Context, body ResizeDiskJSONRequestBody, reqEditors ...RequestEditorFn) (*ResizeDiskResponse, error)
 
 	// ResumeVMWithResponse Starts the processors again.
 	//
@@ -1926,6 +2037,40 @@ func (r ResizeVMResponse) ContentType() string {
 	return ""
 }
 
+type ResizeDiskResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+}
+
+// GetBody returns the raw response body bytes
+func (r ResizeDiskResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResizeDiskResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResizeDiskResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResizeDiskResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ResumeVMResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -2290,6 +2435,32 @@ func (c *ClientWithResponses) ResizeVMWithResponse(ctx context.Context, body Res
 	return ParseResizeVMResponse(rsp)
 }
 
+// ResizeDiskWithBodyWithResponse Gives a disk of the running VM another size.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /vm.resize-disk (the `ResizeDisk` operationId).
+func (c *ClientWithResponses) ResizeDiskWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResizeDiskResponse, error) {
+	rsp, err := c.ResizeDiskWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResizeDiskResponse(rsp)
+}
+
+// ResizeDiskWithResponse Gives a disk of the running VM another size.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /vm.resize-disk (the `ResizeDisk` operationId).
+func (c *ClientWithResponses) ResizeDiskWithResponse(ctx context.Context, body ResizeDiskJSONRequestBody, reqEditors ...RequestEditorFn) (*ResizeDiskResponse, error) {
+	rsp, err := c.ResizeDisk(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResizeDiskResponse(rsp)
+}
+
 // ResumeVMWithResponse Starts the processors again.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -2573,6 +2744,22 @@ func ParseResizeVMResponse(rsp *http.Response) (*ResizeVMResponse, error) {
 	}
 
 	response := &ResizeVMResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	return response, nil
+}
+
+// ParseResizeDiskResponse parses an HTTP response from a ResizeDiskWithResponse call
+func ParseResizeDiskResponse(rsp *http.Response) (*ResizeDiskResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResizeDiskResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}

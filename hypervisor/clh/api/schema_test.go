@@ -16,12 +16,14 @@ import (
 
 // roots are the types from which every other is reached.
 var roots = []any{
-	VmConfig{}, VmInfo{}, VmmPingResponse{}, VmCounters{}, PciDeviceInfo{}, VmRemoveDevice{}, VmResize{},
+	VmConfig{}, VmInfo{}, VmmPingResponse{}, VmCounters{}, PciDeviceInfo{}, VmRemoveDevice{}, VmResize{}, VmResizeDisk{},
 }
 
-// unpublished are members that the VMM's code has and its document lacks.
+// unpublished are members that the VMM's code has and its document lacks, and
+// what a version does not have yet.
 var unpublished = map[string][]string{
 	"openapi-v40.json": {
+		"/vm.resize-disk", "VmResizeDisk",
 		"DeviceNode.parent", "DiskConfig.image_type", "ImageType",
 		"PayloadConfig.igvm", "PayloadConfig.host_data", "PlatformConfig.sev_snp",
 	},
@@ -65,8 +67,8 @@ func TestPublishedDocument(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			published := read(t, name)
 			for _, e := range endpoints {
-				if _, ok := published.Paths[e[1]][e[2]]; !ok {
-					t.Errorf("no %s %s is published", e[2], e[1])
+				if _, ok := published.Paths[e[1]][e[2]]; ok == slices.Contains(missing, e[1]) {
+					t.Errorf("%s %s is published: %t", e[2], e[1], ok)
 				}
 			}
 			types := map[string]reflect.Type{}
@@ -193,7 +195,7 @@ func TestEverySchemaIsCompared(t *testing.T) {
 
 // TestUnsetMembersAreOmitted: some versions refuse null.
 func TestUnsetMembersAreOmitted(t *testing.T) {
-	for _, v := range []any{VmConfig{}, DiskConfig{}, NetConfig{}, VmResize{}, VmRemoveDevice{}} {
+	for _, v := range []any{VmConfig{}, DiskConfig{}, NetConfig{}, VmResize{}, VmResizeDisk{}, VmRemoveDevice{}} {
 		b, err := json.Marshal(v)
 		if err != nil || strings.Contains(string(b), "null") {
 			t.Errorf("%T is sent as %s, %v", v, b, err)

@@ -28,6 +28,9 @@ type Backend interface {
 	Boot(ctx context.Context, m Machine) error
 	// AddDisk hot-plugs d at d.At into the running machine. All or nothing.
 	AddDisk(ctx context.Context, d Disk) error
+	// ResizeDisk gives the image of a disk so many bytes and tells the guest. A
+	// block device has them already.
+	ResizeDisk(ctx context.Context, id string, size uint64) error
 	// AddNet hot-plugs n at n.At. Here as in Boot the taps are the backend's to
 	// close, whether it fails or not.
 	AddNet(ctx context.Context, n Net) error

@@ -33,6 +33,7 @@ var operations = map[string]operation{
 	"vm.reboot":        {method: http.MethodPut, run: (*server).reboot},
 	"vm.power-button":  {method: http.MethodPut, run: (*server).powerButton},
 	"vm.resize":        {method: http.MethodPut, body: true, run: (*server).resize},
+	"vm.resize-disk":   {method: http.MethodPut, body: true, run: (*server).resizeDisk},
 	"vm.add-disk":      {method: http.MethodPut, body: true, run: (*server).addDisk},
 	"vm.add-net":       {method: http.MethodPut, body: true, rights: true, run: (*server).addNet},
 	"vm.remove-device": {method: http.MethodPut, body: true, run: (*server).removeDevice},
@@ -44,7 +45,7 @@ func (s *server) execute(ctx context.Context, in *stream, req *request) (Respons
 	defer func() { closeAll(req.files) }()
 	name, ok := strings.CutPrefix(req.path, prefix)
 	op, known := operations[name]
-	if !ok || !known {
+	if !ok || !known || name == "vm.resize-disk" && !s.cfg.Profile.ResizeDisk {
 		text := fail(badRequest, "Not Found")
 		return Response{Status: http.StatusNotFound, Body: s.cfg.Profile.body(name, text)}, nil
 	}

@@ -29,6 +29,7 @@ type Profile struct {
 	SNPNeedsIGVM   bool // an unmeasured machine with protected memory is invalid (52 on)
 	RefusesNoVCPUs bool // vm.resize to no vCPUs fails (46 on)
 	SerialLimit    bool // a serial number over 20 bytes fails validation (47 on)
+	ResizeDisk     bool // vm.resize-disk is there (50 on)
 	MaxBody        int  // largest body of a request, in bytes
 }
 
@@ -49,19 +50,24 @@ var profiles = []struct {
 		BootResumes: true, HostBridges: true, Locks: true, MaxBody: 51200,
 	}},
 	{47, Profile{
-		Version: "51.1.0", NotCreated: http.StatusInternalServerError, UnknownDevice: http.StatusInternalServerError,
+		Version: "47.0.0", NotCreated: http.StatusInternalServerError, UnknownDevice: http.StatusInternalServerError,
 		Duplicate: http.StatusInternalServerError, Invalid: http.StatusInternalServerError, Pending: http.StatusTooManyRequests, RefusesNoVCPUs: true,
 		ReasonList: true, BootResumes: true, HostBridges: true, Locks: true, SerialLimit: true, MaxBody: 51200,
+	}},
+	{50, Profile{
+		Version: "51.1.0", NotCreated: http.StatusInternalServerError, UnknownDevice: http.StatusInternalServerError,
+		Duplicate: http.StatusInternalServerError, Invalid: http.StatusInternalServerError, Pending: http.StatusTooManyRequests, RefusesNoVCPUs: true,
+		ReasonList: true, BootResumes: true, HostBridges: true, Locks: true, SerialLimit: true, ResizeDisk: true, MaxBody: 51200,
 	}},
 	{53, Profile{
 		Version: "53.0.0", NotCreated: http.StatusNotFound, UnknownDevice: http.StatusInternalServerError,
 		Duplicate: http.StatusInternalServerError, Invalid: http.StatusInternalServerError, Pending: http.StatusTooManyRequests, RefusesNoVCPUs: true,
-		ReasonList: true, OmitNull: true, HostBridges: true, RemoveOnce: true, Locks: true, SNPNeedsIGVM: true, SerialLimit: true, MaxBody: 51200,
+		ReasonList: true, OmitNull: true, HostBridges: true, RemoveOnce: true, Locks: true, SNPNeedsIGVM: true, SerialLimit: true, ResizeDisk: true, MaxBody: 51200,
 	}},
 	{54, Profile{
 		Version: "54.0.0", NotCreated: http.StatusNotFound, UnknownDevice: http.StatusNotFound,
 		Duplicate: http.StatusConflict, Invalid: http.StatusBadRequest, Pending: http.StatusTooManyRequests, RefusesNoVCPUs: true,
-		ReasonList: true, OmitNull: true, Locks: true, SNPNeedsIGVM: true, SerialLimit: true, MaxBody: 4 << 20,
+		ReasonList: true, OmitNull: true, Locks: true, SNPNeedsIGVM: true, SerialLimit: true, ResizeDisk: true, MaxBody: 4 << 20,
 	}},
 }
 

@@ -39,6 +39,7 @@ func Run(t *testing.T, m Machine) {
 		run  func(*testing.T, Machine)
 	}{
 		{"disks", testDisks},
+		{"resize", testResize},
 		{"errors", testErrors},
 		{"killed", testKilled},
 		{"boot", testBoot},
