@@ -46,6 +46,9 @@ type DirectMount struct {
 	disk, share string // id of the disk, or name of the share
 }
 
+// DiskID is the plan's name of the volume's disk; empty: it is a share.
+func (d DirectMount) DiskID() string { return d.disk }
+
 // GuestPath is where the guest has the volume; sources as for Plan.Request.
 func (d DirectMount) GuestPath(sources map[string]string) string {
 	if d.share != "" {

@@ -53,6 +53,9 @@ func (c *Container) dropFiles() {
 // and where: by a file of its id beside the volume's description.
 func (s *Sandbox) announce(plan *mounts.Plan, sources map[string]string, back *undo.Stack) error {
 	for _, d := range plan.DirectVolumes {
+		s.mu.Lock()
+		s.directs[d.Source] = direct{disk: d.DiskID(), guestPath: d.GuestPath(sources)}
+		s.mu.Unlock()
 		file := filepath.Join(mounts.DirectVolumeDir(d.Source), s.o.ID)
 		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if errors.Is(err, fs.ErrExist) {

@@ -17,6 +17,7 @@ import (
 // containers that use it.
 type layer struct {
 	id    string         // as the VMM knows it: not used again in the machine's life
+	path  string         // on the host
 	fixed bool           // it cannot be written to
 	users int            // guarded by Sandbox.mu
 	ready chan struct{}  // closed when the plug has ended; at and err are valid from then on
@@ -76,7 +77,7 @@ func (s *Sandbox) takeLayer(ctx context.Context, d hypervisor.Disk) (hypervisor.
 	l, known := s.layers[d.ID]
 	if !known {
 		s.plugs[d.ID]++
-		l = &layer{id: d.ID, fixed: d.ReadOnly, ready: make(chan struct{})}
+		l = &layer{id: d.ID, path: d.Path, fixed: d.ReadOnly, ready: make(chan struct{})}
 		if n := s.plugs[d.ID]; n > 1 {
 			l.id = fmt.Sprintf("%s-%d", d.ID, n)
 		}

@@ -100,6 +100,7 @@ type Sandbox struct {
 	containers map[string]*Container
 	layers     map[string]*layer // by the disk id of a plan
 	plugs      map[string]int    // how often each was plugged
+	directs    map[string]direct // direct-assigned volumes, by the host's path of each
 	stop       *flight           // the latest teardown
 }
 
@@ -119,6 +120,7 @@ func NewSandbox(ctx context.Context, o Options) *Sandbox {
 		containers: map[string]*Container{},
 		layers:     map[string]*layer{},
 		plugs:      map[string]int{},
+		directs:    map[string]direct{},
 	}
 	s.life, s.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	return s

@@ -110,7 +110,11 @@ func (s *Service) create(ctx context.Context, t *task, r *taskapi.CreateTaskRequ
 		if sberr != nil {
 			return nil, fmt.Errorf("create container %s: %w", r.ID, sberr)
 		}
-		return sb.CreateContainer(ctx, r.ID, spec, plan, open)
+		c, err := sb.CreateContainer(ctx, r.ID, spec, plan, open)
+		if err == nil {
+			s.monitorVolumes(ctx, sb, plan)
+		}
+		return c, err
 	}
 
 	sb, err := s.newSandbox(ctx, spec, config, o)
@@ -122,6 +126,8 @@ func (s *Service) create(ctx context.Context, t *task, r *taskapi.CreateTaskRequ
 		s.mu.Lock()
 		s.sandbox = nil
 		s.mu.Unlock()
+	} else {
+		s.monitorVolumes(ctx, sb, plan)
 	}
 	return c, err
 }

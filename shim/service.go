@@ -9,6 +9,7 @@ package shim
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -56,7 +57,8 @@ type Service struct {
 	config  *configuration.Config
 	tasks   map[string]*task
 	gone    tombstones
-	pod     *pod // nil unless the sandbox was made by the sandbox API
+	pod     *pod         // nil unless the sandbox was made by the sandbox API
+	monitor *http.Server // nil: no volume can be asked about
 	exiting bool
 }
 
@@ -210,6 +212,7 @@ func (s *Service) shutdown(ctx context.Context) {
 }
 
 func (s *Service) stopSandbox(ctx context.Context) error {
+	s.closeMonitor()
 	s.mu.Lock()
 	sb := s.sandbox
 	s.mu.Unlock()

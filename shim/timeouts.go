@@ -11,6 +11,10 @@ const (
 	// tells nobody when an answer is out.
 	replyDelay = 20 * time.Millisecond
 
+	// monitorTimeout bounds the reading of a request about a volume, and how long a
+	// connection may wait for the next.
+	monitorTimeout = 10 * time.Second
+
 	// forwardTimeout bounds one attempt to hand an event to containerd.
 	forwardTimeout = 5 * time.Second
 	// retryMin and retryMax bound the pause between two attempts, which doubles.

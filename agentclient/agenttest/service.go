@@ -17,7 +17,7 @@ import (
 var implemented = set(`CreateContainer StartContainer RemoveContainer ExecProcess SignalProcess WaitProcess
 	UpdateContainer StatsContainer PauseContainer ResumeContainer WriteStdin ReadStdout ReadStderr CloseStdin TtyWinResize
 	UpdateInterface UpdateRoutes AddARPNeighbors CreateSandbox DestroySandbox OnlineCPUMem GetGuestDetails
-	CopyFile GetOOMEvent SetPolicy GetDiagnosticData`)
+	CopyFile GetOOMEvent SetPolicy GetDiagnosticData ResizeVolume`)
 
 func set(names string) map[string]bool {
 	m := map[string]bool{}
@@ -234,4 +234,12 @@ func (s service) GetDiagnosticData(_ context.Context, r *agentpb.GetDiagnosticDa
 		return nil, s.a.flavour.noContainer(r.GetContainerId())
 	}
 	return &agentpb.GetDiagnosticDataResponse{Data: s.a.scriptFor(c.request.GetOCI().GetProcess().GetArgs()).LastWords}, nil
+}
+
+// ResizeVolume is known to our agent only.
+func (s service) ResizeVolume(context.Context, *agentpb.ResizeVolumeRequest) (*emptypb.Empty, error) {
+	if s.a.flavour != Ours {
+		return nil, s.a.flavour.unsupported("ResizeVolume")
+	}
+	return empty, nil
 }

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errhttp"
 	"github.com/urfave/cli/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -63,12 +67,13 @@ func directVolume(stdout io.Writer) *cli.Command {
 				},
 			},
 			{
-				Name: "resize", Usage: "let the file system of a volume grow, after its device did",
-				Flags: []cli.Flag{path, vmDir, &cli.Uint64Flag{Name: "size", Usage: "new size in `BYTES`", Required: true}},
+				Name: "resize", Usage: "let a volume grow that a sandbox uses",
+				Flags: []cli.Flag{
+					path, &cli.StringFlag{Name: "state-dir", Usage: "`DIR` that holds a directory for each sandbox", Value: sandbox.DefaultStateDir},
+					&cli.Uint64Flag{Name: "size", Usage: "new size in `BYTES`", Required: true},
+				},
 				Action: func(ctx context.Context, c *cli.Command) error {
-					return withVolume(ctx, c.String("volume-path"), c.String("vm-dir"), func(ctx context.Context, agent *agentclient.Client, guestPath string) error {
-						return agent.ResizeVolume(ctx, &agentpb.ResizeVolumeRequest{VolumeGuestPath: guestPath, Size: c.Uint64("size")})
-					})
+					return resizeVolume(ctx, c.String("state-dir"), sandbox.ResizeRequest{VolumePath: c.String("volume-path"), Size: c.Uint64("size")})
 				},
 			},
 		},
@@ -114,6 +119,56 @@ func withVolume(ctx context.Context, path, vmDir string, ask func(context.Contex
 	}
 	return nil
 }
+
+// resizeVolume has the shim of the sandbox that uses a volume let it grow.
+func resizeVolume(ctx context.Context, stateDir string, r sandbox.ResizeRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, resizeTimeout)
+	defer cancel()
+	id, _, err := userOfVolume(r.VolumePath)
+	if err != nil {
+		return fmt.Errorf("direct-volume: %w", err)
+	}
+	socket, err := sandbox.MonitorPath(stateDir, id)
+	if err == nil {
+		err = post(ctx, socket, sandbox.ResizePath, r)
+	}
+	if err != nil {
+		return fmt.Errorf("direct-volume: volume %s in sandbox %s: %w", r.VolumePath, id, err)
+	}
+	return nil
+}
+
+// post sends a request to a shim.
+func post(ctx context.Context, socket, path string, request any) error {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://shim"+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}
+	answer, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
+	if err = errors.Join(err, answer.Body.Close()); err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %w", bytes.TrimSpace(text), errhttp.ToNative(answer.StatusCode))
+	}
+	return err
+}
+
+// maxAnswer bounds what is read of a shim's answer, in bytes.
+const maxAnswer = 64 << 10
 
 // userOfVolume finds the sandbox that uses a volume and the volume's path there.
 func userOfVolume(path string) (id, guestPath string, err error) {

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/kata-cc/kata-cc/agentclient/agenttest"
 	"github.com/kata-cc/kata-cc/mounts"
+	"github.com/kata-cc/kata-cc/sandbox"
 )
 
 func run(t *testing.T, args ...string) (string, error) {
@@ -57,12 +61,39 @@ func TestDirectVolume(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "s1"), []byte("/run/guest/path"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// This agent knows neither call, and says so itself.
-	for _, args := range [][]string{{"stats"}, {"resize", "--size", "1024"}} {
-		_, err := run(t, append(args, "--volume-path", path, "--vm-dir", vms)...)
-		if err == nil || !strings.Contains(err.Error(), "is not supported") || !strings.Contains(err.Error(), "sandbox s1") {
-			t.Errorf("%v: %v", args, err)
-		}
+	// This agent does not know the call, and says so itself.
+	_, err := run(t, "stats", "--volume-path", path, "--vm-dir", vms)
+	if err == nil || !strings.Contains(err.Error(), "is not supported") || !strings.Contains(err.Error(), "sandbox s1") {
+		t.Errorf("stats: %v", err)
+	}
+	resize := func() error {
+		_, err := run(t, "resize", "--size", "1024", "--volume-path", path, "--state-dir", vms)
+		return err
+	}
+	if err := resize(); err == nil || !strings.Contains(err.Error(), sandbox.MonitorSocket) {
+		t.Errorf("resize without a shim: %v", err)
+	}
+	listener, err := net.Listen("unix", filepath.Join(vms, "s1", sandbox.MonitorSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got sandbox.ResizeRequest
+	status := http.StatusOK
+	go func() {
+		_ = http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if err := json.NewDecoder(r.Body).Decode(&got); err != nil || r.URL.Path != sandbox.ResizePath {
+				t.Errorf("%s: %v", r.URL, err)
+			}
+			http.Error(w, "in words", status)
+		}))
+	}()
+	t.Cleanup(func() { listener.Close() })
+	if err := resize(); err != nil || got != (sandbox.ResizeRequest{VolumePath: path, Size: 1024}) {
+		t.Errorf("resize: %v, asked for %+v", err, got)
+	}
+	status = http.StatusNotImplemented
+	if err := resize(); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "in words") || !strings.Contains(err.Error(), "sandbox s1") {
+		t.Errorf("a refused resize: %v", err)
 	}
 	if _, err := run(t, "remove", "--volume-path", path); err != nil {
 		t.Fatal(err)
