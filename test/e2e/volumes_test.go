@@ -3,9 +3,9 @@ package e2e
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -66,12 +66,45 @@ const torn = `while true; do
 	{ [ "$a" = "$b" ] && echo whole $a || echo torn $a $b; }
 done`
 
+// Every kind of volume at once, in two containers of one pod.
 func TestVolumes(t *testing.T) {
 	c := start(t)
+	b := prepareBlocks(t, c)
 	v := startVolumePod(t, c, "volumes")
-	main := v.run(cluster.Container{Name: "main", Mounts: v.shared})
-	reader := v.run(cluster.Container{Name: "reader", Command: []string{"/bin/busybox", "sh", "-c", torn}, Mounts: v.shared})
+	all := append(slices.Clone(v.shared), b.mounts...)
+	main := v.run(cluster.Container{Name: "main", Mounts: all, Devices: b.devices})
+	reader := v.run(cluster.Container{Name: "reader", Command: []string{"/bin/busybox", "sh", "-c", torn}, Mounts: all, Devices: b.devices})
+	v.wantFiles(main, reader)
+	v.wantUpdates(main, reader)
+	b.wantDevices(v.pod, main, reader)
+	b.wantImages(v.pod, main)
+	b.wantGrowth(v.pod, main, reader)
 
+	// The next container of the pod finds what the last one left.
+	for i, id := range []string{main, reader} {
+		_, err := c.Shell(t.Context(), "crictl stop --timeout 0 "+id+" && crictl rm "+id)
+		check(t, err)
+		if n, want := len(v.disks()), []int{7, 1}[i]; n != want {
+			t.Errorf("after %d of 2 containers the machine has %d disks, want %d: %v", i+1, n, want, v.disks())
+		}
+	}
+	next := v.run(cluster.Container{Name: "next", Mounts: v.shared})
+	if out := v.exec(next, "cat", "/scratch/f", "/memory/f", "/part/f"); out != "scratch\nmemory\npart\n" {
+		t.Errorf("the next container reads %q", out)
+	}
+	left, err := c.Guest(t.Context(), v.sandbox, "ls /run/kata-containers/shared/containers")
+	check(t, err)
+	if strings.Contains(left, main) || !strings.Contains(left, next) {
+		t.Errorf("the guest keeps copies of a container that is gone: %s", left)
+	}
+	v.wantLastWords()
+	v.remove()
+	b.wantOnHost()
+}
+
+func (v *volumePod) wantFiles(main, reader string) {
+	t := v.t
+	t.Helper()
 	files := []string{cluster.ServiceAccount + "/token", cluster.ServiceAccount + "/namespace", "/etc/app/first", "/etc/app/sub/deep",
 		"/etc/keys/password", "/etc/podinfo/labels", "/etc/one", "/etc/hostname"}
 	if out := v.exec(main, append([]string{"cat"}, files...)...); out != "token of volumes\ndefault11geheimapp=\"x\"1volumes\n" {
@@ -83,18 +116,25 @@ func TestVolumes(t *testing.T) {
 	if out := v.exec(main, "sh", "-c", "echo 10.0.0.1 other >> /etc/hosts && busybox cat /etc/hosts"); !strings.Contains(out, "other") {
 		t.Errorf("/etc/hosts cannot be written to: %q", out)
 	}
-	if _, err := c.Exec(t.Context(), main, "/bin/busybox", "sh", "-c", "echo x > /etc/app/first"); err == nil {
+	if out := v.exec(main, "mount"); !strings.Contains(out, " /etc/resolv.conf ") || !strings.Contains(out, " /dev/shm ") {
+		t.Errorf("the container's mounts: %s", out)
+	}
+	if _, err := v.Exec(t.Context(), main, "/bin/busybox", "sh", "-c", "echo x > /etc/app/first"); err == nil {
 		t.Error("a ConfigMap can be written to")
 	}
-	v.exec(main, "sh", "-c", "echo scratch > /scratch/f; echo memory > /memory/f; echo part > /part/f")
-	if out := v.exec(reader, "cat", "/scratch/f", "/memory/f", "/scratch/part/f"); out != "scratch\nmemory\npart\n" {
+	v.exec(main, "sh", "-c", "echo scratch > /scratch/f; echo memory > /memory/f; echo part > /part/f; echo shm > /dev/shm/f")
+	if out := v.exec(reader, "cat", "/scratch/f", "/memory/f", "/scratch/part/f", "/dev/shm/f"); out != "scratch\nmemory\npart\nshm\n" {
 		t.Errorf("another container reads %q", out)
 	}
 	if out := strings.Fields(v.exec(main, "df", "-k", "/memory")); len(out) < 9 || out[8] != "8192" {
 		t.Errorf("the memory volume's size: %v", out)
 	}
+}
 
-	// Updates: of two volumes, several in a row, as long as a reader loops.
+// wantUpdates changes two volumes, one several times in a row, while reader loops.
+func (v *volumePod) wantUpdates(main, reader string) {
+	t := v.t
+	t.Helper()
 	began := time.Now()
 	for n := 2; n <= 6; n++ {
 		text := strconv.Itoa(n)
@@ -114,36 +154,21 @@ func TestVolumes(t *testing.T) {
 	if out := v.exec(main, "cat", "/etc/app/new", "/etc/app/sub/deep", "/etc/one"); out != "661" { // a subPath is not updated
 		t.Errorf("new key, key in a directory and subPath read %q, want 6, 6 and 1", out)
 	}
-	logs, err := c.Shell(t.Context(), "crictl logs "+reader)
+	logs, err := v.Shell(t.Context(), "crictl logs "+reader)
 	check(t, err)
 	if strings.Contains(logs, "torn") || strings.Count(logs, "whole") < 5 {
 		t.Errorf("the reader in the guest says: %.2000s", logs)
 	}
-
-	// The next container of the pod finds what the last one left.
-	for _, id := range []string{main, reader} {
-		_, err := c.Shell(t.Context(), "crictl stop --timeout 0 "+id+" && crictl rm "+id)
-		check(t, err)
-	}
-	next := v.run(cluster.Container{Name: "next", Mounts: v.shared})
-	if out := v.exec(next, "cat", "/scratch/f", "/memory/f", "/part/f"); out != "scratch\nmemory\npart\n" {
-		t.Errorf("the next container reads %q", out)
-	}
-	left, err := c.Guest(t.Context(), v.sandbox, "ls /run/kata-containers/shared/containers")
-	check(t, err)
-	if strings.Contains(left, main) || !strings.Contains(left, next) {
-		t.Errorf("the guest keeps copies of a container that is gone: %s", left)
-	}
-	v.remove()
 }
 
-func TestTerminationMessage(t *testing.T) {
-	c := start(t)
-	v := startVolumePod(t, c, "words")
-	id := v.run(cluster.Container{Name: "main", Mounts: v.shared,
+// wantLastWords: what a container leaves in its termination log reaches the host.
+func (v *volumePod) wantLastWords() {
+	t := v.t
+	t.Helper()
+	id := v.run(cluster.Container{Name: "words", Mounts: v.shared,
 		Command: []string{"/bin/busybox", "sh", "-c", "echo something went wrong > /dev/termination-log; exit 3"}})
 	eventually(t, "the container ends", func() bool {
-		state, err := c.State(t.Context(), id)
+		state, err := v.State(t.Context(), id)
 		return err == nil && state == "CONTAINER_EXITED 3"
 	})
 	data, err := os.ReadFile(filepath.Join(v.dir.Dir, "containers/main/0a1b2c3d"))
@@ -166,121 +191,6 @@ func TestWhatCannotBeMountedIsRefused(t *testing.T) {
 			t.Errorf("%+v: %v; want an error that names the mount", m, err)
 		}
 	}
-}
-
-// loop makes a loop device of so many MiB, with a file system if fstype is one.
-func loop(t *testing.T, c *cluster.Cluster, name string, mib int, fstype string) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), name)
-	check(t, errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, int64(mib)<<20)))
-	if fstype != "" {
-		if _, err := c.Run(t.Context(), "mkfs."+fstype, "-q", "-F", file); err != nil {
-			t.Skip(err)
-		}
-	}
-	out, err := c.Run(t.Context(), "losetup", "--find", "--show", file)
-	if err != nil {
-		t.Skip(err)
-	}
-	device := strings.TrimSpace(out)
-	t.Cleanup(func() {
-		if _, err := c.Run(context.Background(), "losetup", "--detach", device); err != nil {
-			t.Error(err)
-		}
-	})
-	return device
-}
-
-func TestBlockVolumes(t *testing.T) {
-	c := start(t)
-	raw, fixed, disk := loop(t, c, "raw", 16, ""), loop(t, c, "fixed", 16, ""), loop(t, c, "disk", 32, "ext4")
-	p := startPod(t, c, cluster.Pod{Name: "block"})
-	source := t.TempDir()
-	runtime := func(args ...string) string {
-		t.Helper()
-		out, err := c.Run(context.Background(), append([]string{"kata-runtime", "direct-volume"}, args...)...)
-		check(t, err)
-		return out
-	}
-	runtime("add", "--volume-path", source, "--mount-info",
-		fmt.Sprintf(`{"volume-type":"block","device":%q,"fstype":"ext4","options":["noatime"],"metadata":{"fsGroup":"2000","fsGroupChangePolicy":"OnRootMismatch"}}`, disk))
-	t.Cleanup(func() { runtime("remove", "--volume-path", source) })
-
-	devices := []cluster.Device{{Host: raw, Container: "/dev/xvda", Permissions: "rwm"}, {Host: fixed, Container: "/dev/xvdb", Permissions: "r"}}
-	mounts := []cluster.Mount{{Host: source, Container: "/data"}}
-	main := p.run(cluster.Container{Name: "main", Devices: devices, Mounts: mounts})
-	other := p.run(cluster.Container{Name: "other", Devices: devices, Mounts: mounts})
-	if n := len(p.disks()); n != 6 {
-		t.Errorf("the machine has %d disks, want pause, two layers and three volumes: %v", n, p.disks())
-	}
-	if out, err := c.Exec(t.Context(), main, "/bin/busybox", "sh", "-c", "echo x | busybox dd of=/dev/xvdb conv=fsync"); err == nil {
-		t.Errorf("a read-only device is written to: %q", out)
-	}
-	p.exec(main, "sh", "-c", "echo block | busybox dd of=/dev/xvda conv=fsync 2>/dev/null")
-	if out := p.exec(other, "head", "-c", "6", "/dev/xvda"); out != "block\n" {
-		t.Errorf("another container reads %q from the device", out)
-	}
-	p.exec(main, "sh", "-c", "echo file > /data/f && busybox sync")
-	if out := p.exec(other, "stat", "-c", "%g %A", "/data"); !strings.HasPrefix(out, "2000 drwxr") {
-		t.Errorf("the volume belongs to %q", out)
-	}
-	if out := p.exec(other, "cat", "/data/f"); out != "file\n" {
-		t.Errorf("another container reads %q from the volume", out)
-	}
-	if out := runtime("stats", "--volume-path", source); !strings.Contains(out, `"usage"`) {
-		t.Errorf("stats say %q", out)
-	}
-	for i, id := range []string{main, other} {
-		_, err := c.Shell(t.Context(), "crictl stop --timeout 0 "+id+" && crictl rm "+id)
-		check(t, err)
-		if n, want := len(p.disks()), []int{6, 1}[i]; n != want {
-			t.Errorf("after %d of 2 containers the machine has %d disks, want %d: %v", i+1, n, want, p.disks())
-		}
-	}
-	p.remove()
-	head := make([]byte, 6)
-	f, err := os.Open(raw)
-	check(t, err)
-	_, err = f.Read(head)
-	check(t, errors.Join(err, f.Close()))
-	if string(head) != "block\n" {
-		t.Errorf("on the host the device begins with %q", head)
-	}
-}
-
-// An image as a volume is plugged like the layers of a container.
-func TestImageVolumes(t *testing.T) {
-	c := start(t)
-	image, err := c.Push(t.Context(), "data", cluster.File{Name: "dir/", Mode: 0o755}, cluster.File{Name: "dir/DATA", Mode: 0o644, Content: []byte("data")})
-	check(t, err)
-	check(t, c.Pull(t.Context(), image))
-	t.Cleanup(func() {
-		if _, err := c.Run(context.Background(), "crictl", "rmi", image); err != nil {
-			t.Error(err)
-		}
-	})
-	p := runPod(t, c, "image")
-	id := p.run(cluster.Container{Name: "main", Mounts: []cluster.Mount{
-		{Image: &cluster.MountImage{Reference: image}, Container: "/image", ReadOnly: true},
-		{Image: &cluster.MountImage{Reference: cluster.ExampleImage}, Container: "/itself", ReadOnly: true},
-	}})
-	for path, want := range map[string]string{"/image/dir/DATA": "data", "/itself/LAYER_2": ""} {
-		if out := p.exec(id, "cat", path); out != want {
-			t.Errorf("%s reads %q, want %q", path, out, want)
-		}
-	}
-	if out, err := c.Exec(t.Context(), id, "/bin/busybox", "touch", "/image/new"); err == nil {
-		t.Errorf("an image can be written to: %q", out)
-	}
-	if n := len(p.disks()); n != 4 {
-		t.Errorf("the machine has %d disks, want pause, two layers that are used twice, and the volume's: %v", n, p.disks())
-	}
-	left, err := c.Guest(t.Context(), p.sandbox, "ls /run/kata-containers/shared/containers")
-	check(t, err)
-	if strings.Contains(left, "-image") || strings.Contains(left, "-itself") {
-		t.Errorf("the image came as copies: %s", left)
-	}
-	p.remove()
 }
 
 func TestHugePages(t *testing.T) {
