@@ -110,11 +110,11 @@ func (s *Service) create(ctx context.Context, t *task, r *taskapi.CreateTaskRequ
 		if sberr != nil {
 			return nil, fmt.Errorf("create container %s: %w", r.ID, sberr)
 		}
-		c, err := sb.CreateContainer(ctx, r.ID, spec, plan, open)
-		if err == nil {
+		c, cerr := sb.CreateContainer(ctx, r.ID, spec, plan, open)
+		if cerr == nil {
 			s.monitorVolumes(ctx, sb, plan)
 		}
-		return c, err
+		return c, cerr
 	}
 
 	sb, err := s.newSandbox(ctx, spec, config, o)
