@@ -3,7 +3,6 @@ package network
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -318,40 +316,6 @@ func TestNothingIsLeft(t *testing.T) {
 	must(t, Detach(t.Context(), p.path))
 	if after := p.state(t); !slices.Contains(after, "eth1 ingress") || slices.Contains(after, "eth0 ingress") {
 		t.Errorf("%q: want what another made, and no more", after)
-	}
-}
-
-func TestBusyKernelIsAskedAgain(t *testing.T) {
-	for name, tc := range map[string]struct {
-		busy  int // answers of EBUSY
-		then  error
-		calls int
-		want  error
-	}{
-		"not busy":     {0, nil, 1, nil},
-		"twice":        {2, nil, 3, nil},
-		"then refused": {1, unix.EEXIST, 2, unix.EEXIST},
-		"for ever":     {1000, nil, busyAttempts, unix.EBUSY},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				calls := 0
-				err := whileBusy(t.Context(), func() error {
-					if calls++; calls <= tc.busy {
-						return unix.EBUSY
-					}
-					return tc.then
-				})
-				if !errors.Is(err, tc.want) || calls != tc.calls {
-					t.Errorf("%d calls, %v; want %d, %v", calls, err, tc.calls, tc.want)
-				}
-				ctx, cancel := context.WithCancelCause(t.Context())
-				cancel(errors.New("enough"))
-				if err := whileBusy(ctx, func() error { return unix.EBUSY }); err == nil || err.Error() != "enough" {
-					t.Errorf("after the end: %v", err)
-				}
-			})
-		})
 	}
 }
 
