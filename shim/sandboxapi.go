@@ -110,6 +110,7 @@ func (a sandboxAPI) StartSandbox(ctx context.Context, r *sandboxpb.StartSandboxR
 	p.createdAt = now
 	a.s.mu.Unlock()
 	go a.s.watchPod(p)
+	a.s.settle(ctx)
 	return &sandboxpb.StartSandboxResponse{Pid: a.s.pid(), CreatedAt: timestamppb.New(now)}, nil
 }
 

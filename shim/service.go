@@ -136,9 +136,14 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	}
 	if r.ExecID == "" {
 		t.container.AfterStart(ctx)
-		s.memory.Soon(func(err error) { log.G(ctx).WithError(err).Debug("memory is kept") })
+		s.settle(ctx)
 	}
 	return &taskapi.StartResponse{Pid: s.pid()}, nil
+}
+
+// settle gives back what a start needed of memory, when no more of them follow.
+func (s *Service) settle(ctx context.Context) {
+	s.memory.Soon(func(err error) { log.G(ctx).WithError(err).Debug("memory is kept") })
 }
 
 // Kill implements the API.

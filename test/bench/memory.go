@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kata-cc/kata-cc/test/cluster"
 )
@@ -46,6 +47,7 @@ func measureMemory(ctx context.Context, c *cluster.Cluster) (m memory, err error
 	if err = m.measureGuest(ctx, c, sandbox); err != nil {
 		return m, err
 	}
+	time.Sleep(settleTime)
 	if m.processes, err = processesOf(sandbox, m.ram); err != nil {
 		return m, err
 	}
@@ -54,14 +56,19 @@ func measureMemory(ctx context.Context, c *cluster.Cluster) (m memory, err error
 			return m, err
 		}
 		if i == 0 {
+			time.Sleep(settleTime)
 			if m.shimOne, err = resident(sandbox); err != nil {
 				return m, err
 			}
 		}
 	}
+	time.Sleep(settleTime)
 	m.shimTen, err = resident(sandbox)
 	return m, err
 }
+
+// settleTime is more than a shim takes after a start to give memory back.
+const settleTime = 3 * time.Second
 
 func (m *memory) measureGuest(ctx context.Context, c *cluster.Cluster, sandbox string) error {
 	size, err := c.VMInfo(ctx, sandbox, ".config.memory.size")
@@ -188,7 +195,7 @@ func resident(sandbox string) (float64, error) {
 // tables writes what was measured.
 func (m memory) tables(images []imageSize) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n## The shim's memory\n\n| state | resident |\n|---|---:|\n| one container | %.1f MiB |\n| ten containers | %.1f MiB |\n\n", m.shimOne, m.shimTen)
+	fmt.Fprintf(&b, "\n## The shim's memory\n\nThree seconds after the last start.\n\n| state | resident |\n|---|---:|\n| one container | %.1f MiB |\n| ten containers | %.1f MiB |\n\n", m.shimOne, m.shimTen)
 	fmt.Fprintf(&b, "## An idle pod's memory\n\nNo container runs, not even a pause container; the guest has %.0f MiB.\n\n| whose | MiB |\n|---|---:|\n", m.ram)
 	fmt.Fprintf(&b, "| in the guest: used by kernel and agent, without caches | %.1f |\n| the same with what the kernel keeps free: containers cannot have it | %.1f |\n| the agent's resident memory | %.1f |\n", m.used, m.reserved, m.agent)
 	sum := 0.0
