@@ -28,7 +28,17 @@ func (s *Sandbox) watchNetwork(ctx context.Context) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		err := network.Watch(watching, s.o.NetNS, func() error { return s.followLinks(watching) })
+		said := ""
+		err := network.Watch(watching, s.o.NetNS, func() error {
+			err := s.followLinks(watching)
+			if err == nil {
+				said = ""
+			} else if said != err.Error() { // it is tried again each second, and told once
+				said = err.Error()
+				s.complain(watching, "follow the pod's links", err)
+			}
+			return err
+		})
 		if err != nil {
 			log.G(watching).WithError(err).Warn("links that come or go are not noticed any more")
 		}
@@ -46,12 +56,8 @@ func (s *Sandbox) followLinks(ctx context.Context) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	change, err := s.network.Update(ctx, s.o.NetNS)
-	if err != nil {
-		s.complain(ctx, "look at the pod's links", err)
+	if err != nil || change.Empty() {
 		return err
-	}
-	if change.Empty() {
-		return nil
 	}
 	var failed error
 	for _, nic := range change.Added {
@@ -60,6 +66,8 @@ func (s *Sandbox) followLinks(ctx context.Context) error {
 			change.Interfaces = slices.DeleteFunc(change.Interfaces, func(i network.Interface) bool { return i.MAC.String() == nic.MAC.String() })
 		}
 	}
+	// Only now, as it closes those of all cards.
+	failed = errors.Join(failed, s.network.CloseTaps())
 	for _, i := range change.Interfaces {
 		s.complain(ctx, "configure interface "+i.Name, s.configureLink(ctx, i, slices.ContainsFunc(change.Added, hasMAC(i.MAC))))
 	}
@@ -87,10 +95,9 @@ func (s *Sandbox) complain(ctx context.Context, what string, err error) {
 // plugNIC gives the machine a NIC, or takes back its tap.
 func (s *Sandbox) plugNIC(ctx context.Context, nic hypervisor.NIC) error {
 	if err := s.vm.HotplugNIC(ctx, nic); err != nil {
-		s.complain(ctx, "put NIC "+nic.ID+" into the machine", err)
-		return errors.Join(err, s.network.Forget(s.o.NetNS, nic.ID))
+		return errors.Join(fmt.Errorf("put NIC %s into the machine: %w", nic.ID, err), s.network.Forget(s.o.NetNS, nic.ID))
 	}
-	return s.network.CloseTaps()
+	return nil
 }
 
 // configureLink configures an interface of the guest, which may not have found a

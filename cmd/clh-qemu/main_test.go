@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -103,47 +101,12 @@ func agent(t *testing.T, vm hypervisor.VM) net.Conn {
 	}
 }
 
-// children lists the processes that a process has started.
-func children(t *testing.T, pid int) (list []int) {
-	t.Helper()
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range files {
-		text, err := os.ReadFile(f)
-		if err != nil {
-			continue // the thread has ended
-		}
-		for _, word := range strings.Fields(string(text)) {
-			child, err := strconv.Atoi(word)
-			if err != nil {
-				t.Fatal(err)
-			}
-			list = append(list, child)
-		}
-	}
-	return list
-}
-
-// gone waits until pid runs no more; a zombie that nobody reaps does not run.
-func gone(pid int) bool {
-	for range 200 {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil || strings.Contains(string(stat), ") Z ") || strings.Contains(string(stat), ") X ") {
-			return true
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return false
-}
-
 func TestNothingOutlivesAKill(t *testing.T) {
 	dir := t.TempDir()
 	vm := launch(t, dir)
 	agent(t, vm).Close()
 	process := vm.Process()
-	processes := children(t, process.PID)
+	processes := clhtest.Children(t, process.PID)
 	if len(processes) == 0 {
 		t.Fatal("the VMM has started nothing")
 	}
@@ -151,7 +114,7 @@ func TestNothingOutlivesAKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range processes {
-		if !gone(p) {
+		if !clhtest.Gone(p) {
 			t.Errorf("process %d outlives the VMM", p)
 		}
 	}

@@ -173,3 +173,25 @@ func TestLinkThatTheMachineDoesNotTake(t *testing.T) {
 	}
 	s.finish(s.id)
 }
+
+// Two links that come in one go are two cards, neither of which is tried twice.
+func TestTwoLinksAtOnce(t *testing.T) {
+	h := newHost(t, memory.Script{})
+	ns := h.namespaceWithLink()
+	s := h.pod("pod", netns("/run/netns/"+ns))
+	s.create(s.id, streams{}, h.layer("pause"))
+	s.run(s.id, "")
+	end := ns[len(ns)-6:]
+	h.ip("link", "add", "fara"+end, "type", "veth", "peer", "name", "net1", "netns", ns)
+	h.ip("link", "add", "farb"+end, "type", "veth", "peer", "name", "net2", "netns", ns)
+	batch := h.write("addresses", "address add 198.51.100.2/24 dev net1\naddress add 203.0.113.2/24 dev net2\n")
+	h.ip("-n", ns, "-batch", batch)
+	h.eventually("the machine has both cards", func() bool { return len(h.nics(s.id)) == 3 })
+	if got := h.nics(s.id); !slices.Equal(got, []string{"net0", "net1", "net2"}) {
+		t.Errorf("cards %v", got)
+	}
+	if log := s.log(); strings.Contains(log, "follow the pod's links") {
+		t.Error("an attempt failed")
+	}
+	s.finish(s.id)
+}

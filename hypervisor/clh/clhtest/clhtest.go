@@ -252,7 +252,7 @@ func testErrors(t *testing.T, m Machine) {
 func testKilled(t *testing.T, m Machine) {
 	h := boot(t, m)
 	pid := h.vm.Process().PID
-	family := append(children(t, pid), pid)
+	family := append(Children(t, pid), pid)
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +261,7 @@ func testKilled(t *testing.T, m Machine) {
 	}
 	h.wantGone()
 	for _, p := range family {
-		if !gone(p) {
+		if !Gone(p) {
 			t.Errorf("process %d outlives the VMM", p)
 		}
 	}
@@ -290,8 +290,8 @@ func testBoot(t *testing.T, m Machine) {
 	}
 }
 
-// children lists the processes that a process has started.
-func children(t *testing.T, pid int) (list []int) {
+// Children lists the processes that a process has started.
+func Children(t *testing.T, pid int) (list []int) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
@@ -313,8 +313,8 @@ func children(t *testing.T, pid int) (list []int) {
 	return list
 }
 
-// gone waits until pid runs no more; a zombie that nobody reaps does not run.
-func gone(pid int) bool {
+// Gone waits until pid runs no more; a zombie that nobody reaps does not run.
+func Gone(pid int) bool {
 	for range 200 {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil || strings.Contains(string(stat), ") Z ") || strings.Contains(string(stat), ") X ") {
