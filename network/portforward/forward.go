@@ -72,11 +72,11 @@ func Start(path string, targets []netip.Addr) (*Forwarder, error) {
 // Close ends all connections and returns when they have ended.
 func (f *Forwarder) Close() error {
 	f.end()
-	err := errors.Join(f.steering.Close(), f.listener.Close())
-	f.tasks.Wait()
-	if errors.Is(err, net.ErrClosed) {
-		return nil
+	err := f.steering.Close()
+	if closed := f.listener.Close(); !errors.Is(closed, net.ErrClosed) { // the second time it is
+		err = errors.Join(err, closed)
 	}
+	f.tasks.Wait()
 	return err
 }
 
