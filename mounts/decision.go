@@ -70,7 +70,7 @@ var rules = []rule{
 		applies: func(m *mountView) bool { return m.emptyDir() && m.src.Hugetlbfs && m.hugeLimit() > 0 }},
 	{name: "emptyDir of huge pages without a limit", outcome: Refused, class: errdefs.ErrInvalidArgument,
 		applies: func(m *mountView) bool { return m.emptyDir() && m.src.Hugetlbfs },
-		reason:  "the container has no limit for huge pages of its size, so the guest cannot know how many to set aside"},
+		reason:  "neither the container nor its pod has a limit for huge pages of its size, so the guest cannot know how many to set aside"},
 	{name: "emptyDir of memory", outcome: GuestSide, plan: (*volumes).memory,
 		applies: func(m *mountView) bool { return m.emptyDir() && m.src.Tmpfs }},
 	{name: "shm", outcome: GuestSide, plan: (*volumes).shm,

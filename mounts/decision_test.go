@@ -21,6 +21,7 @@ type decision struct {
 	kind        ContainerType // empty: PodContainer
 	annotations map[string]string
 	limits      []specs.LinuxHugepageLimit
+	pod         map[string]uint64 // the pod's limits for huge pages
 }
 
 const (
@@ -64,7 +65,11 @@ func decisions() []decision {
 		{name: "proc", rule: "file system of the agent", mount: specs.Mount{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid"}}},
 		{name: "nfs", rule: "other file system", mount: specs.Mount{Destination: "/n", Type: "nfs", Source: "h:/x"}},
 		{name: "overlay", rule: "other file system", mount: specs.Mount{Destination: "/n", Type: "overlay", Source: "overlay"}},
-		{name: "huge pages", rule: "emptyDir of huge pages", mount: bindMount("/huge", emptyOne), src: huge, limits: limit},
+		{name: "huge pages", rule: "emptyDir of huge pages", mount: bindMount("/huge", emptyOne), src: huge, limits: limit, pod: map[string]uint64{"2MB": 16 << 20}},
+		{name: "huge pages by the mount's size", rule: "emptyDir of huge pages", mount: bindMount("/huge", emptyOne), pod: map[string]uint64{"2MB": 16 << 20},
+			src: Source{Directory: true, Hugetlbfs: true, PageSize: huge2M, Size: 4 << 20}},
+		{name: "huge pages by the pod's limit", rule: "emptyDir of huge pages", mount: bindMount("/huge", emptyOne), src: huge, pod: map[string]uint64{"1GB": 1 << 30, "2MB": 16 << 20}},
+		{name: "huge pages of a size that the pod may not use", rule: "emptyDir of huge pages without a limit", mount: bindMount("/huge", emptyOne), src: huge, pod: map[string]uint64{"1GB": 1 << 30, "2MB": 0}},
 		{name: "huge pages without a limit", rule: "emptyDir of huge pages without a limit", mount: bindMount("/huge", emptyOne), src: huge},
 		{name: "memory", rule: "emptyDir of memory", mount: bindMount("/v", emptyOne), src: memory},
 		{name: "memory with a policy", rule: "emptyDir of memory", mount: bindMount("/v", emptyOne), src: memory, annotations: map[string]string{annotationPolicy: "cGFja2FnZQ=="}},
@@ -120,7 +125,7 @@ func (d decision) plan(t *testing.T) (*Plan, error) {
 	if d.kind != "" {
 		o.Type = d.kind
 	}
-	o.Sources = map[string]Source{d.mount.Source: d.src}
+	o.Sources, o.PodHugePages = map[string]Source{d.mount.Source: d.src}, d.pod
 	return New(spec, rootfs, o)
 }
 
@@ -129,7 +134,7 @@ func TestMountsAreDecided(t *testing.T) {
 	covered := map[string]bool{}
 	golden := map[string]any{}
 	for _, d := range decisions() {
-		m := &mountView{Mount: d.mount, src: d.src, bind: isBind(d.mount), o: &Options{Type: PodContainer}, spec: &specs.Spec{
+		m := &mountView{Mount: d.mount, src: d.src, bind: isBind(d.mount), o: &Options{Type: PodContainer, PodHugePages: d.pod}, spec: &specs.Spec{
 			Annotations: d.annotations, Linux: &specs.Linux{Resources: &specs.LinuxResources{HugepageLimits: d.limits}},
 		}}
 		if d.kind != "" {

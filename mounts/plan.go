@@ -41,6 +41,9 @@ type Options struct {
 	// Sources tells what the sources of bind mounts are, as Inspect finds them.
 	// One that is missing here counts as a regular file or directory.
 	Sources map[string]Source
+	// PodHugePages are the pod's limits for huge pages in bytes, by their size as
+	// the kernel names it ("2MB"), for containers that have none of their own.
+	PodHugePages map[string]uint64
 	// Devices tells what the block devices of the spec are on the host, by their
 	// path in the container, as InspectDevices finds them.
 	Devices map[string]Device

@@ -33,7 +33,7 @@ type Source struct {
 	Tmpfs     bool   // it lies on a tmpfs
 	Hugetlbfs bool   // it lies on a hugetlbfs
 	PageSize  uint64 // of a hugetlbfs, in bytes
-	Size      uint64 // that a tmpfs was given, in bytes; 0: none
+	Size      uint64 // that a tmpfs or hugetlbfs was given, in bytes; 0: none
 	GID       uint32 // group that owns it
 	// EmptyDir is the name of the emptyDir that a subPath was bound from, SubPath
 	// the path below it.
@@ -100,6 +100,9 @@ func inspect(path string, table *mountTable) (Source, error) {
 	fuse := fsys.Type == unix.FUSE_SUPER_MAGIC
 	if s.Hugetlbfs {
 		s.PageSize = uint64(fsys.Bsize)
+		if fsys.Blocks < 1<<40 { // more is how the kernel says none
+			s.Size = fsys.Blocks * s.PageSize
+		}
 	}
 	return s, table.describe(path, fuse, &s)
 }
@@ -171,6 +174,16 @@ func deviceName(d specs.LinuxDevice) string {
 		}
 	}
 	return ""
+}
+
+// OnHugePages reports whether a source lies on a hugetlbfs.
+func OnHugePages(sources map[string]Source) bool {
+	for _, s := range sources {
+		if s.Hugetlbfs {
+			return true
+		}
+	}
+	return false
 }
 
 // ShmSize tells how large the /dev/shm of a sandbox is to be, in bytes: as large

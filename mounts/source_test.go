@@ -197,3 +197,21 @@ func TestCheckVolume(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestHugePagesAreRecognised(t *testing.T) {
+	for options, size := range map[string]uint64{"pagesize=2M": 0, "pagesize=2M,size=8M": 8 << 20, "pagesize=2M,min_size=0": 0} {
+		dir := t.TempDir()
+		if err := unix.Mount("nodev", dir, "hugetlbfs", 0, options); err != nil {
+			t.Skipf("mount a hugetlbfs: %v", err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(dir, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		sources, err := Inspect(&specs.Spec{Mounts: []specs.Mount{{Destination: "/h", Source: dir, Type: "bind"}}})
+		if s := sources[dir]; err != nil || !OnHugePages(sources) || s.PageSize != huge2M || s.Size != size {
+			t.Errorf("mounted with %s it is %+v, %v", options, s, err)
+		}
+	}
+}

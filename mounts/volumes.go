@@ -135,17 +135,22 @@ func fsgid(src Source) []string {
 	return []string{"fsgid=" + strconv.FormatUint(uint64(src.GID), 10)}
 }
 
-// hugeLimit is the container's limit for huge pages of the source's size, in bytes.
+// hugeLimit is how much of huge pages of the source's size the container may use,
+// in bytes: its own limit, which containerd leaves out unless it is told not to,
+// else the size that the source was mounted with, else the pod's limit; 0: none.
 func (m *mountView) hugeLimit() uint64 {
-	if m.spec.Linux == nil || m.spec.Linux.Resources == nil {
-		return 0
-	}
-	for _, l := range m.spec.Linux.Resources.HugepageLimits {
-		if l.Pagesize == pageSizeName(m.src.PageSize) {
-			return l.Limit
+	size := pageSizeName(m.src.PageSize)
+	if l := m.spec.Linux; l != nil && l.Resources != nil {
+		for _, l := range l.Resources.HugepageLimits {
+			if l.Pagesize == size {
+				return l.Limit
+			}
 		}
 	}
-	return 0
+	if m.src.Size > 0 {
+		return m.src.Size
+	}
+	return m.o.PodHugePages[size]
 }
 
 // pageSizeName is a size of huge pages as limits name it, such as 2MB or 1GB.

@@ -69,7 +69,20 @@ func slicePath(name string) (string, error) {
 // version 2, or several of version 1. Of a hybrid layout those of version 1 are
 // taken, since that is where the controllers are.
 func hierarchies(mountinfo io.Reader) ([]string, error) {
-	var v1, v2 []string
+	v1, v2, err := cgroupMounts(mountinfo)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(v1) > 0:
+		return v1, nil
+	case len(v2) > 0:
+		return v2[:1], nil
+	}
+	return nil, fmt.Errorf("no cgroup file system is mounted: %w", errdefs.ErrNotFound)
+}
+
+// cgroupMounts lists where cgroup file systems of both versions are mounted.
+func cgroupMounts(mountinfo io.Reader) (v1, v2 []string, err error) {
 	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
 		before, after, ok := strings.Cut(lines.Text(), " - ")
@@ -84,16 +97,7 @@ func hierarchies(mountinfo io.Reader) ([]string, error) {
 			v2 = append(v2, fields[4])
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return nil, err
-	}
-	if len(v1) > 0 {
-		return v1, nil
-	}
-	if len(v2) > 0 {
-		return v2[:1], nil
-	}
-	return nil, fmt.Errorf("no cgroup file system is mounted: %w", errdefs.ErrNotFound)
+	return v1, v2, lines.Err()
 }
 
 func hostHierarchies() ([]string, error) {

@@ -183,6 +183,12 @@ func planOptions(spec *specs.Spec, config *configuration.Config, t *task, kind m
 	if err != nil {
 		return mounts.Options{}, err
 	}
+	var huge map[string]uint64
+	if mounts.OnHugePages(sources) && spec.Linux != nil && spec.Linux.CgroupsPath != "" {
+		if huge, err = sandbox.PodHugePages(spec.Linux.CgroupsPath); err != nil {
+			return mounts.Options{}, err
+		}
+	}
 	ns := netNS(spec)
 	if ns == "" && kind != mounts.PodContainer && config.Runtime.Network != configuration.NoNetwork {
 		ns = sandbox.OwnNetNS(sandboxID)
@@ -192,6 +198,7 @@ func planOptions(spec *specs.Spec, config *configuration.Config, t *task, kind m
 		DisableGuestSeccomp: config.Runtime.DisableGuestSeccomp,
 		OCIVersion:          config.Runtime.OCIVersion,
 		Sources:             sources,
+		PodHugePages:        huge,
 		Devices:             mounts.InspectDevices(spec),
 		NetNS:               ns,
 		KernelModules:       config.Agent.KernelModules,

@@ -72,6 +72,7 @@ temp = '{{.Dir}}/root/tmp'
   netns_mounts_under_state_dir = true
   enable_unprivileged_ports = false
   enable_unprivileged_icmp = false
+  disable_hugetlb_controller = false
   [plugins.'io.containerd.grpc.v1.cri'.registry]
     config_path = '{{.Dir}}/hosts'
   [plugins.'io.containerd.grpc.v1.cri'.cni]

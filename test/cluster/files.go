@@ -54,6 +54,7 @@ temp = '{{.Dir}}/root/tmp'
   enable_unprivileged_ports = false
   enable_unprivileged_icmp = false
   cdi_spec_dirs = []
+  disable_hugetlb_controller = false
   [plugins.'io.containerd.cri.v1.runtime'.cni]
     bin_dirs = ['{{.Tools}}']
     conf_dir = '{{.Dir}}/cni'

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -111,6 +112,30 @@ func (d *PodDir) HugePages(name string) (string, error) {
 		return "", err
 	}
 	return dir, d.mount("nodev", dir, "hugetlbfs", 0, "pagesize=2M")
+}
+
+// LimitHugePages sets how much of pages of 2 MiB the pods of the cluster may use,
+// on their cgroup.
+func (d *PodDir) LimitHugePages(c *Cluster, bytes int64) error {
+	roots, err := cgroupRoots()
+	if err != nil {
+		return err
+	}
+	errs := []error{errors.New("no hierarchy has it")}
+	for _, root := range roots {
+		for _, name := range []string{"hugetlb.2MB.max", "hugetlb.2MB.limit_in_bytes"} {
+			file := filepath.Join(root, c.cgroupParent(), name)
+			before, err := os.ReadFile(file)
+			if err == nil {
+				d.undo.Add(func(context.Context) error { return os.WriteFile(file, before, 0) })
+				return os.WriteFile(file, []byte(strconv.FormatInt(bytes, 10)), 0)
+			}
+			if !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (d *PodDir) makeVolume(dir string, memory bool, options string) error {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -193,11 +194,9 @@ func TestWhatCannotBeMountedIsRefused(t *testing.T) {
 	}
 }
 
+// An emptyDir of huge pages is of the guest's pages: as many as the pod may use
+// are set aside, and files take them from there.
 func TestHugePages(t *testing.T) {
-	controllers, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
-	if _, err := os.Stat("/sys/fs/cgroup/hugetlb"); err != nil && !strings.Contains(string(controllers), "hugetlb") {
-		t.Skip("needs the cgroup controller hugetlb: without it CRI drops a container's limit for huge pages")
-	}
 	c := start(t)
 	spec := cluster.Pod{Name: "huge"}
 	d, err := c.NewPodDir(spec)
@@ -207,23 +206,40 @@ func TestHugePages(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	if err := d.LimitHugePages(c, 8<<20); err != nil {
+		t.Skip("needs the cgroup controller hugetlb: ", err)
+	}
 	var mounts []cluster.Mount
 	for _, name := range []string{"left", "right"} {
 		dir, err := d.HugePages(name)
 		if err != nil {
-			t.Skip(err)
+			t.Skip("needs hugetlbfs: ", err)
 		}
 		mounts = append(mounts, cluster.Mount{Host: dir, Container: "/" + name})
 	}
 	p := startPod(t, c, spec)
 	id := p.run(cluster.Container{Name: "main", HugeMiB: 8, Mounts: mounts})
-	out, err := c.Guest(t.Context(), p.sandbox, "cat /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
-	check(t, err)
-	if out = strings.TrimSpace(out); out != "8" {
-		t.Errorf("the guest has %s huge pages for two volumes of four", out)
-	}
 	if out := p.exec(id, "mount"); strings.Count(out, "type hugetlbfs") != 2 {
 		t.Errorf("the container's mounts: %s", out)
 	}
+	p.wantHugePages(8, 8) // four for each of two volumes
+	p.exec(id, "fallocate", "-l", "6m", "/left/file")
+	p.wantHugePages(8, 5)
+	if out := p.exec(id, "sh", "-c", "busybox wc -c < /left/file; busybox grep -c . /right/file 2>&1; busybox fallocate -l 10m /right/much 2>&1; busybox ls /left"); !strings.HasPrefix(out, "6291456\n") ||
+		!strings.Contains(out, "No space left on device") || !strings.HasSuffix(out, "file\n") {
+		t.Errorf("within the volumes: %s", out)
+	}
+	p.exec(id, "rm", "/left/file", "/right/much")
+	p.wantHugePages(8, 8)
 	p.remove()
+}
+
+// wantHugePages compares how many pages of 2 MiB the guest has, and are free.
+func (p *pod) wantHugePages(total, free int) {
+	p.t.Helper()
+	out, err := p.Guest(p.t.Context(), p.sandbox, "grep -e HugePages_Total -e HugePages_Free /proc/meminfo")
+	check(p.t, err)
+	if want := []string{"HugePages_Total:", fmt.Sprint(total), "HugePages_Free:", fmt.Sprint(free)}; !slices.Equal(strings.Fields(out), want) {
+		p.t.Errorf("the guest has %q, want %q", out, want)
+	}
 }
