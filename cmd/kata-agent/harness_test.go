@@ -213,7 +213,7 @@ func (a *agent) spec(args ...string) *agentpb.Spec {
 			{Destination: "/dev/shm", Type: "bind", Source: "/run/kata-containers/sandbox/shm", Options: []string{"rbind"}},
 		},
 		Linux: &agentpb.Linux{
-			CgroupsPath: "/kata-agent-test/" + filepath.Base(filepath.Dir(a.socket)),
+			CgroupsPath: "/kata-agent-test/" + strings.ReplaceAll(strings.Trim(filepath.Dir(a.socket), "/"), "/", "-"),
 			Namespaces:  []*agentpb.LinuxNamespace{{Type: "mount"}, {Type: "ipc", Path: "/host"}, {Type: "uts"}, {Type: "network", Path: "/var/run/netns/x"}},
 			MaskedPaths: []string{"/proc/kcore"}, ReadonlyPaths: []string{"/proc/sys"},
 		},

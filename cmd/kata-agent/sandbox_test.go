@@ -403,20 +403,3 @@ func TestNetwork(t *testing.T) {
 	_, err = a.UpdateInterface(a.ctx(), &agentpb.UpdateInterfaceRequest{Interface: &agentpb.Interface{HwAddr: "02:00:00:00:00:ff"}})
 	wantStatus(t, err, codes.Internal, "Link not found")
 }
-
-func TestSharedPidNamespace(t *testing.T) {
-	a := startSandbox(t)
-	a.run("pause", "sleep", "1000")
-	spec := a.spec("sh", "-c", "ls -d /proc/[0-9]* | head -n 20; cat /proc/1/cmdline")
-	spec.Linux.CgroupsPath += "b"
-	if _, err := a.CreateContainer(a.ctx(), &agentpb.CreateContainerRequest{ContainerId: "box", OCI: spec, SandboxPidns: true}); err != nil {
-		t.Fatal(err)
-	}
-	a.start("box")
-	if got := a.readAll(a.ReadStdout, "box", ""); !strings.Contains(got, "sleep\x001000") {
-		t.Errorf("process 1 of the container is %q, want the first container's", got)
-	}
-	a.wait("box", "")
-	a.remove("box")
-	a.remove("pause")
-}

@@ -13,16 +13,16 @@ import (
 // defaultDeviceMode is the mode of a device whose specification gives none.
 const defaultDeviceMode = os.FileMode(0o666)
 
-// version is what a specification calls itself in the guest, whatever the host
+// Version is what a specification calls itself in the guest, whatever the host
 // called it: the protocol can say nothing that this version lacks, and a runtime
 // of the guest's age refuses newer ones.
-const version = "1.0.2"
+const Version = "1.0.2"
 
 // New converts a specification. Numbers which the protocol cannot leave out and
 // which are 0 are left out.
 func New(s *agentpb.Spec) *specs.Spec {
 	spec := &specs.Spec{
-		Version:     version,
+		Version:     Version,
 		Process:     NewProcess(s.GetProcess()),
 		Hostname:    s.GetHostname(),
 		Annotations: s.GetAnnotations(),

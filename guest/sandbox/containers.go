@@ -92,15 +92,14 @@ func (s *Sandbox) enter(e *entry, c *container.Container) error {
 	if s.state != stateRunning {
 		return fmt.Errorf("create container %s: %w", c.ID, ErrDestroyed)
 	}
-	e.c = c
-	if s.pidns == nil {
-		// The first container's pid namespace is the one to share.
-		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", c.InitPid()))
+	if s.pids.file == nil { // the first container's is the one to share
+		pids, err := pidsOf(c)
 		if err != nil {
 			return err
 		}
-		s.pidns = f
+		s.pids = pids
 	}
+	e.c = c
 	return nil
 }
 
@@ -116,10 +115,14 @@ func (s *Sandbox) build(ctx context.Context, r *agentpb.CreateContainerRequest, 
 	guest := ocispec.Guest{Rootfs: filepath.Join(bundle, "rootfs"), ContainerID: r.GetContainerId()}
 	s.mu.Lock()
 	guest.IPC, guest.UTS = s.namespaces.ipc, s.namespaces.uts
-	if r.GetSandboxPidns() && s.pidns != nil {
-		guest.PID = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.pidns.Fd())
-	}
 	s.mu.Unlock()
+	if r.GetSandboxPidns() {
+		path, err := s.sharePIDs(ctx, ocispec.CgroupPath(r.GetOCI().GetLinux().GetCgroupsPath(), r.GetContainerId())+holderID)
+		if err != nil {
+			return nil, err
+		}
+		guest.PID = path
+	}
 	rootfs := ""
 	if spec.Root != nil {
 		rootfs = spec.Root.Path

@@ -53,7 +53,9 @@ type Sandbox struct {
 	state      state
 	namespaces namespaces
 	containers map[string]*entry
-	pidns      *os.File // the shared pid namespace; nil before the first container
+	pids       sharedPIDs
+
+	makingPIDs chan struct{} // full while pids is being made
 }
 
 // entry is a container, or the place of one being created or removed.
@@ -67,7 +69,7 @@ func New(r *container.Runtime, s *storage.Set) *Sandbox {
 	ctx, end := context.WithCancel(context.Background())
 	return &Sandbox{
 		Runtime: r, Storages: s, ctx: ctx, end: end, state: stateNew,
-		containers: make(map[string]*entry), ooms: make(chan string, maxContainers),
+		containers: make(map[string]*entry), ooms: make(chan string, maxContainers), makingPIDs: make(chan struct{}, 1),
 	}
 }
 
@@ -108,6 +110,11 @@ func (s *Sandbox) Create(ctx context.Context, r *agentpb.CreateSandboxRequest) (
 	}
 	if err = setDNS(r.GetDns()); err != nil {
 		return err
+	}
+	if r.GetSandboxPidns() {
+		if _, err = s.sharePIDs(ctx, "/"+holderID); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	s.namespaces = ns
@@ -231,8 +238,7 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	for id := range s.containers {
 		ids = append(ids, id)
 	}
-	ns, pidns := s.namespaces, s.pidns
-	s.pidns = nil
+	ns := s.namespaces
 	s.mu.Unlock()
 	s.end()
 
@@ -246,10 +252,11 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	}
 	wait.Wait()
 	s.Storages.Close(ctx)
-	if pidns != nil {
-		pidns.Close()
-	}
-	if err := ns.close(); err != nil {
+	s.mu.Lock()
+	pids := s.pids
+	s.pids = sharedPIDs{}
+	s.mu.Unlock()
+	if err := errors.Join(pids.close(ctx), ns.close()); err != nil {
 		slog.Error("destroy sandbox", "error", err)
 	}
 	return nil

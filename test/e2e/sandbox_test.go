@@ -39,7 +39,24 @@ func TestSandboxAPI(t *testing.T) {
 	if out := p.exec(second, "cat", "/dev/shm/shared"); out != "from first\n" {
 		t.Errorf("after a restart of containerd: %q", out)
 	}
+	p.sharesPIDs(first, second)
 	p.remove()
+}
+
+// sharesPIDs ends the first container of a pod that shares its process ids and
+// has no pause container: the second runs on, and a third joins it.
+func (p *pod) sharesPIDs(first, second string) {
+	p.t.Helper()
+	_, err := p.Run(p.t.Context(), "crictl", "rm", "-f", first)
+	check(p.t, err)
+	third := p.run(cluster.Container{Name: "third", Command: []string{"/bin/busybox", "tail", "-f", "/proc/version"}})
+	if out := p.exec(second, "sh", "-c", "busybox cat /proc/[0-9]*/cmdline"); !strings.Contains(out, "tail\x00-f\x00/proc/version") {
+		p.t.Errorf("the second container sees %q, want the third's process too", out)
+	}
+	// The kernel kills process 1 last, and all others with it.
+	if out := p.exec(third, "sh", "-c", "busybox cat /proc/1/cmdline /proc/1/oom_score_adj"); out != "/pause\x00-998\n" {
+		p.t.Errorf("process 1 is %q", out)
+	}
 }
 
 // The machine of such a pod is killed: its containers end, and it can be removed.

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kata-cc/kata-cc/agentclient/agentpb"
+)
+
+// runSharing creates and starts a container that shares the sandbox's process ids.
+func (a *agent) runSharing(id string, args ...string) {
+	a.t.Helper()
+	spec := a.spec(args...)
+	spec.Linux.CgroupsPath += id
+	_, err := a.CreateContainer(a.ctx(), &agentpb.CreateContainerRequest{ContainerId: id, ExecId: id, OCI: spec, SandboxPidns: true})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.start(id)
+}
+
+// output runs a command in a container.
+func (a *agent) output(id, exec string, args ...string) string {
+	a.t.Helper()
+	a.exec(id, exec, args...)
+	out := a.readAll(a.ReadStdout, id, exec)
+	if errors := a.readAll(a.ReadStderr, id, exec); a.wait(id, exec) != 0 {
+		a.t.Fatalf("%q in %s: %s%s", args, id, out, errors)
+	}
+	return out
+}
+
+// child finds a child of the agent by its name.
+func (a *agent) child(name string) int {
+	a.t.Helper()
+	lists, err := filepath.Glob("/proc/" + a.pid() + "/task/*/children")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for _, list := range lists {
+		pids, _ := os.ReadFile(list) // the thread may have ended
+		for _, pid := range strings.Fields(string(pids)) {
+			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
+			var id int
+			if _, err := fmt.Sscan(pid, &id); err == nil && strings.TrimSpace(string(comm)) == name {
+				return id
+			}
+		}
+	}
+	return 0
+}
+
+const processOne = "/proc/1/cmdline"
+
+// A pause container is process 1 of the others.
+func TestSharedPidNamespace(t *testing.T) {
+	a := startSandbox(t)
+	a.run("pause", "sleep", "1000")
+	a.runSharing("box", "cat", processOne)
+	if got := a.readAll(a.ReadStdout, "box", ""); got != "sleep\x001000\x00" {
+		t.Errorf("process 1 of the container is %q, want the first container's", got)
+	}
+	a.wait("box", "")
+	if pid := a.child("pause"); pid != 0 {
+		t.Errorf("there is a process %d that holds the namespace beside the pause container", pid)
+	}
+	a.remove("box")
+	a.remove("pause")
+}
+
+// Without one a process of the agent's own is: a container that ends, the first
+// among them, takes nothing with it.
+func TestSharedPidNamespaceWithoutPause(t *testing.T) {
+	a := startSandbox(t)
+	a.runSharing("first", "sleep", "1000")
+	a.runSharing("second", "sleep", "2000")
+	if got := a.output("second", "one", "cat", processOne); got != "/pause\x00" {
+		t.Errorf("process 1 is %q", got)
+	}
+	// Nobody in the namespace can end it.
+	a.exec("second", "kill", "sh", "-c", "kill -9 1; kill -TERM 1")
+	a.wait("second", "kill")
+	a.signal("first", "", unix.SIGKILL)
+	if status := a.wait("first", ""); status != 137 {
+		t.Errorf("the first container ended with %d", status)
+	}
+	a.remove("first")
+	a.runSharing("third", "sleep", "3000")
+	if got := a.output("third", "all", "sh", "-c", "cat /proc/[0-9]*/cmdline"); !strings.Contains(got, "sleep\x002000") || strings.Contains(got, "sleep\x001000") {
+		t.Errorf("the third container sees %q, want the second's process", got)
+	}
+	// An orphan becomes a child of process 1, which leaves no dead ones behind.
+	a.output("third", "orphan", "sh", "-c", `pid=$(sh -c 'sleep 0 >&2 & echo $!'); while [ -e /proc/$pid ]; do sleep 0.01; done`)
+
+	if _, err := a.DestroySandbox(a.ctx(), &agentpb.DestroySandboxRequest{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What holds the namespace can do nothing, and has nothing.
+func TestSharedPidNamespaceHolderIsConfined(t *testing.T) {
+	a := startAgent(t)
+	if _, err := a.CreateSandbox(a.ctx(), &agentpb.CreateSandboxRequest{SandboxId: "sandbox", SandboxPidns: true}); err != nil {
+		t.Fatal(err)
+	}
+	pid := a.child("pause")
+	if pid == 0 {
+		t.Fatal("a sandbox of shared process ids has no process that holds them")
+	}
+	var status string
+	for deadline := time.Now().Add(callTimeout); !strings.Contains(status, "SigIgn:\t0000000000010000"); time.Sleep(5 * time.Millisecond) {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("the holder does not ignore the end of its children (%v):\n%s", err, status)
+		}
+		status = string(data)
+	}
+	for _, want := range []string{
+		"Uid:\t65534\t65534\t65534\t65534", "CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000",
+		"CapAmb:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Threads:\t1",
+	} {
+		if !strings.Contains(status, want) {
+			t.Errorf("the holder's status has no %q:\n%s", want, status)
+		}
+	}
+	if files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)); err != nil || len(files) != 0 {
+		t.Errorf("the holder's files are %v (%v), want none", files, err)
+	}
+}
+
+// Its death ends the containers, and those that come later share a new one.
+func TestSharedPidNamespaceHolderDies(t *testing.T) {
+	a := startSandbox(t)
+	a.runSharing("first", "sleep", "1000")
+	if err := unix.Kill(a.child("pause"), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if status := a.wait("first", ""); status != 137 {
+		t.Errorf("the container ended with %d", status)
+	}
+	a.runSharing("second", "sleep", "2000")
+	if got := a.output("second", "one", "cat", processOne); got != "/pause\x00" {
+		t.Errorf("process 1 is %q", got)
+	}
+	a.remove("first")
+	a.output("second", "still", "true")
+	a.remove("second")
+}
