@@ -36,7 +36,7 @@ func (a *agent) output(id, exec string, args ...string) string {
 	return out
 }
 
-// child finds a child of the agent by its name.
+// child finds a child of the agent by its name; 0 is none.
 func (a *agent) child(name string) int {
 	a.t.Helper()
 	lists, err := filepath.Glob("/proc/" + a.pid() + "/task/*/children")
@@ -53,6 +53,19 @@ func (a *agent) child(name string) int {
 			}
 		}
 	}
+	return 0
+}
+
+// holder is the process that holds the shared pid namespace, once it is what it
+// is to be.
+func (a *agent) holder() int {
+	a.t.Helper()
+	for deadline := time.Now().Add(callTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if pid := a.child("pause"); pid != 0 {
+			return pid
+		}
+	}
+	a.t.Fatal("no process holds the shared pid namespace")
 	return 0
 }
 
@@ -109,10 +122,7 @@ func TestSharedPidNamespaceHolderIsConfined(t *testing.T) {
 	if _, err := a.CreateSandbox(a.ctx(), &agentpb.CreateSandboxRequest{SandboxId: "sandbox", SandboxPidns: true}); err != nil {
 		t.Fatal(err)
 	}
-	pid := a.child("pause")
-	if pid == 0 {
-		t.Fatal("a sandbox of shared process ids has no process that holds them")
-	}
+	pid := a.holder()
 	var status string
 	for deadline := time.Now().Add(callTimeout); !strings.Contains(status, "SigIgn:\t0000000000010000"); time.Sleep(5 * time.Millisecond) {
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -138,7 +148,7 @@ func TestSharedPidNamespaceHolderIsConfined(t *testing.T) {
 func TestSharedPidNamespaceHolderDies(t *testing.T) {
 	a := startSandbox(t)
 	a.runSharing("first", "sleep", "1000")
-	if err := unix.Kill(a.child("pause"), unix.SIGKILL); err != nil {
+	if err := unix.Kill(a.holder(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if status := a.wait("first", ""); status != 137 {
@@ -151,4 +161,27 @@ func TestSharedPidNamespaceHolderDies(t *testing.T) {
 	a.remove("first")
 	a.output("second", "still", "true")
 	a.remove("second")
+}
+
+// Where the kernel does not end a container's processes with its init, the agent
+// does: else one that goes on writing would keep the exit back for ever.
+func TestSharedPidNamespaceInitTakesItsOwnAlong(t *testing.T) {
+	a := startSandbox(t)
+	a.runSharing("other", "sleep", "1000")
+	a.runSharing("box", "sh", "-c", "{ for i in 1 2 3 4 5 6 7 8 9; do for j in 1 2 3 4 5 6 7 8 9; do echo on; sleep 0.1; done; done; echo to the end; } & exit 3")
+	if out := a.readAll(a.ReadStdout, "box", ""); strings.Contains(out, "to the end") {
+		t.Errorf("the output ended when a process that init left behind did: %q", out)
+	}
+	if status := a.wait("box", ""); status != 3 {
+		t.Errorf("the container ended with %d", status)
+	}
+	if got := a.output("other", "all", "sh", "-c", "cat /proc/[0-9]*/cmdline"); strings.Contains(got, "echo on") {
+		t.Errorf("a process of the container runs on: %q", got)
+	}
+	a.output("other", "still", "true")
+	// An init that is not process 1 heeds SIGTERM without doing anything for it.
+	a.signal("other", "", unix.SIGTERM)
+	if status := a.wait("other", ""); status != 143 {
+		t.Errorf("the container ended with %d after SIGTERM", status)
+	}
 }

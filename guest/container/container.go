@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,6 +44,7 @@ type Container struct {
 	spec    *specs.Spec
 	group   cgroup.Cgroup
 	init    *process.Process
+	swept   chan struct{} // closed when nothing of it runs on without init
 
 	mu        sync.Mutex
 	state     State                       // never Stopped: that is a Running one whose init has ended
@@ -67,10 +70,32 @@ func (r *Runtime) Create(ctx context.Context, id, bundle string, spec *specs.Spe
 		return nil, errors.Join(err, r.delete(context.WithoutCancel(ctx), id))
 	}
 	init := process.New(id, s.child, s.stdio)
-	return &Container{
+	c := &Container{
 		ID: id, runtime: r, spec: spec, group: cgroup.New(spec.Linux.CgroupsPath), init: init,
-		state: Created, processes: map[string]*process.Process{id: init},
-	}, nil
+		swept: make(chan struct{}), state: Created, processes: map[string]*process.Process{id: init},
+	}
+	go c.sweep()
+	return c, nil
+}
+
+// sweep kills what init leaves behind. In a pid namespace of the container's own
+// the kernel does that, and here it is as necessary: what goes on writing to
+// init's streams would keep back its exit.
+func (c *Container) sweep() {
+	defer close(c.swept)
+	<-c.init.Done()
+	if !sharesPIDs(c.spec) {
+		return
+	}
+	if err := c.group.Kill(); err != nil {
+		slog.Error("kill what is left of a container", "container", c.ID, "error", err)
+	}
+}
+
+func sharesPIDs(spec *specs.Spec) bool {
+	return slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.PIDNamespace && n.Path != ""
+	})
 }
 
 // move takes the container from one of the states in from to the state to, or
@@ -236,6 +261,7 @@ func (c *Container) kill(ctx context.Context) error {
 			return fmt.Errorf("wait for the end of process %d: %w", p.Pid(), err)
 		}
 	}
+	<-c.swept // another container may get the cgroup
 	// Processes that nobody waits for are of no interest, but hold the cgroup.
 	for {
 		pids, err := c.group.Pids()

@@ -30,6 +30,20 @@ func TestHeeds(t *testing.T) {
 	}
 }
 
+func TestExiting(t *testing.T) {
+	for stat, want := range map[string]bool{
+		"7 (pause) S 1 7 7 0 -1 4194560 0 0 0 0":        false,
+		"7 (pause) S 1 7 7 0 -1 4228108 0 0 0 0":        true,
+		"7 (a) S 1 1 1 1 4) S 1 7 7 0 -1 4194560 0 0 0": false,
+		"": true,
+		"7 (pause) S 1 7 7 0 -1 nonsense 0 0 0 0": true,
+	} {
+		if got := exitingIn([]byte(stat)); got != want {
+			t.Errorf("%q: %v, want %v", stat, got, want)
+		}
+	}
+}
+
 func FuzzLogged(f *testing.F) {
 	f.Add([]byte(`{"msg":"a","level":"error"}` + "\n" + `{"msg":"b"}` + "\nnonsense\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {

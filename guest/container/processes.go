@@ -108,12 +108,12 @@ func (c *Container) Wait(ctx context.Context, id string) (int, error) {
 	return status, nil
 }
 
-// Signal sends a signal to one process. The kernel drops a SIGTERM to an init
-// that does not handle it, so that becomes SIGKILL. A process that has ended
+// Signal sends a signal to one process. The kernel drops a SIGTERM to process 1 of
+// a pid namespace that does not handle it, so that becomes SIGKILL. A process that has ended
 // counts as signalled.
 func (c *Container) Signal(id string, sig unix.Signal) error {
 	if id == "" || id == c.ID {
-		if sig == unix.SIGTERM && !c.init.Ended() && !heeds(c.init.Pid(), sig) {
+		if sig == unix.SIGTERM && !sharesPIDs(c.spec) && !c.init.Ended() && !heeds(c.init.Pid(), sig) {
 			sig = unix.SIGKILL
 		}
 		return c.init.Signal(sig)
@@ -136,6 +136,27 @@ func (c *Container) running() []*process.Process {
 		}
 	}
 	return all
+}
+
+// Ending says whether init has ended or is about to: process 1 of a pid namespace
+// waits for the end of all others in it, and meanwhile nothing can enter any more.
+func (c *Container) Ending() bool {
+	if c.init.Ended() {
+		return true
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.init.Pid()))
+	return err != nil || exitingIn(stat)
+}
+
+// exitingIn reads the flags in /proc/<pid>/stat.
+func exitingIn(stat []byte) bool {
+	const exiting, flags = 0x4, 6 // PF_EXITING; the field's place behind the name in brackets
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) <= flags {
+		return true
+	}
+	n, err := strconv.ParseUint(string(fields[flags]), 10, 64)
+	return err != nil || n&exiting != 0
 }
 
 // heeds says whether a process handles, ignores or blocks a signal.

@@ -35,13 +35,7 @@ type sharedPIDs struct {
 }
 
 // gone says whether there is no namespace to enter.
-func (p sharedPIDs) gone() bool {
-	if p.file == nil {
-		return true
-	}
-	state := p.init.State()
-	return state == container.Stopped || state == container.Removing
-}
+func (p sharedPIDs) gone() bool { return p.file == nil || p.init.Ending() }
 
 // path is where the OCI runtime finds the namespace.
 func (p sharedPIDs) path() string {
