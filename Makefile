@@ -29,12 +29,12 @@ conformance: build ## the shim binary over ttrpc, without containerd
 e2e: deps build guest tools containerds ## real containerd, real virtual machines
 	$(GO) run ./test/report -count 1 -timeout 18m ./test/e2e
 
-critest: deps build guest tools ## the conformance suite of the CRI, in virtual machines, into docs/conformance.md (or FOCUS=regexp)
+critest: deps build guest tools ## the conformance suite of the CRI, in virtual machines, into docs/conformance.md (HANDLER=kata-cc-sandbox; or FOCUS=regexp)
 	cd test/tools && $(GO) test -c -o ../../$(TOOLS)/critest sigs.k8s.io/cri-tools/cmd/critest
 	$(GO) build -trimpath -ldflags '-s -w' -o $(TOOLS)/ ./test/critest/standin
 	@[ -x $(TOOLS)/busybox-shared/busybox ] || { set -ex; mkdir -p $(TOOLS)/busybox-shared; cd $(TOOLS)/busybox-shared; \
 	apt-get download busybox; dpkg-deb -x busybox_*.deb package; mv package/bin/busybox .; rm -r package busybox_*.deb; }
-	$(GO) run ./test/critest $(if $(FOCUS),-focus '$(FOCUS)',-o docs/conformance.md)
+	$(GO) run ./test/critest -handler '$(HANDLER)' $(if $(FOCUS),-focus '$(FOCUS)',-o docs/conformance.md)
 
 soak: deps build guest tools ## pods one after another for SOAK (default 30m), counting what they leave
 	KATA_CC_SOAK=$(or $(SOAK),30m) $(GO) test -count 1 -timeout 24h -run TestSoak -v ./test/e2e

@@ -1,13 +1,15 @@
 // Command critest runs Kubernetes' conformance suite for container runtimes on
 // a cluster of virtual machines and writes what came of it as a page.
 //
-//	critest [-focus REGEXP] [-handler NAME] [-junit FILE] [-o PAGE]   run
-//	critest -o PAGE REPORT...                                         write the page of earlier runs
+//	critest [-handler NAME] [-focus REGEXP] [-o PAGE]   run; write the page of this run and the other handler's last
+//	critest -page -o PAGE                               write the page of the last runs
 //
-// It fails if a spec fails that expected.toml does not list.
+// The reports of runs are in the directory that -reports names. It fails if a
+// spec fails that expected.toml does not list.
 package main
 
 import (
+	"cmp"
 	"context"
 	"debug/buildinfo"
 	"errors"
@@ -21,7 +23,6 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/kata-cc/kata-cc/test/cluster"
 )
@@ -30,41 +31,56 @@ import (
 const seed = "1"
 
 func main() {
-	out := flag.String("o", "", "write the page here")
 	var o options
-	flag.StringVar(&o.report, "junit", ".cache/critest/report.xml", "write critest's JUnit report here, and its log beside it")
+	flag.StringVar(&o.page, "o", "", "write the page here")
+	flag.BoolVar(&o.pageOnly, "page", false, "run nothing")
+	flag.StringVar(&o.reports, "reports", ".cache/critest", "directory of critest's JUnit reports and logs")
 	flag.StringVar(&o.focus, "focus", "", "run only the specs whose text matches")
 	flag.StringVar(&o.handler, "handler", "", "runtime handler; none: containerd's default, "+cluster.Handler+"; "+cluster.SandboxHandler+" makes pods by the sandbox API")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *out, o, flag.Args()); err != nil {
+	if err := critest(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "critest:", err)
 		os.Exit(1)
 	}
 }
 
-// options are those of a run of specs.
+// options are those of the command line.
 type options struct {
-	report, focus, handler string
+	page, reports, focus, handler string
+	pageOnly                      bool
 }
 
-func run(ctx context.Context, out string, o options, reports []string) error {
+// report is the file of the last whole run with a handler, or of the last with a
+// focus.
+func (o options) report(handler string) string {
+	name := cmp.Or(handler, cluster.Handler)
+	if o.focus != "" {
+		name += "-focus"
+	}
+	return filepath.Join(o.reports, name+".xml")
+}
+
+func critest(ctx context.Context, o options) error {
 	e, err := parseExpectations(expectedText)
 	if err != nil {
 		return err
+	}
+	if o.page != "" && o.focus != "" {
+		return errors.New("a page is of whole runs: -o and -focus exclude each other")
 	}
 	paths, err := cluster.FindPaths()
 	if err != nil {
 		return err
 	}
-	if len(reports) == 0 {
-		if err = runSpecs(ctx, paths, e, o); err != nil {
-			return err
-		}
-		reports = []string{o.report}
+	if o.pageOnly {
+		return writePage(paths, o, e)
 	}
-	results, err := readReports(reports, e)
+	if err = runSpecs(ctx, paths, e, o); err != nil {
+		return err
+	}
+	results, _, err := readReport(o.report(o.handler), e)
 	if err != nil {
 		return err
 	}
@@ -74,19 +90,35 @@ func run(ctx context.Context, out string, o options, reports []string) error {
 	}
 	fmt.Printf("%d passed, %d failed, %d skipped by us, %d skipped by critest\n",
 		counts[passed], counts[failed], counts[skippedByUs], counts[skippedByIt])
-	if out != "" {
-		a, err := describe(paths)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(out, []byte(page(a, results, e)), 0o644); err != nil {
+	if o.page != "" {
+		if err := writePage(paths, o, e); err != nil {
 			return err
 		}
 	}
-	if list := surprises(results, e, o.focus == "" && len(reports) == 1); len(list) > 0 {
+	if list := surprises(results, e, o.focus == ""); len(list) > 0 {
 		return errors.New("not as expected.toml says:\n  " + strings.Join(list, "\n  "))
 	}
 	return nil
+}
+
+// writePage writes the page of the last whole run with each handler.
+func writePage(paths cluster.Paths, o options, e expectations) error {
+	var runs []run
+	for _, h := range []struct{ handler, pods string }{{cluster.Handler, "with a pause container"}, {cluster.SandboxHandler, "by the sandbox API"}} {
+		results, started, err := readReport(o.report(h.handler), e)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		runs = append(runs, run{pods: h.pods, started: started, results: results})
+	}
+	a, err := describe(paths)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.page, []byte(page(a, runs, e)), 0o644)
 }
 
 // runSpecs starts a cluster, runs critest on it and leaves its report and log.
@@ -104,7 +136,7 @@ func runSpecs(ctx context.Context, paths cluster.Paths, e expectations, o option
 	if err = pushImages(ctx, c); err != nil {
 		return err
 	}
-	report, err := filepath.Abs(o.report)
+	report, err := filepath.Abs(o.report(o.handler))
 	if err != nil {
 		return err
 	}
@@ -175,7 +207,6 @@ func closeCluster(c *cluster.Cluster) error {
 // describe reads what was run from the programs themselves.
 func describe(p cluster.Paths) (about, error) {
 	a := about{
-		Date:      time.Now(),
 		VMM:       filepath.Base(p.ChooseVMM(os.Getenv("VMM")).Path),
 		Processor: fmt.Sprintf("%d processors", runtime.NumCPU()),
 	}

@@ -36,7 +36,8 @@ type result struct {
 // Ginkgo's own attribute status.
 type junit struct {
 	Suites []struct {
-		Cases []struct {
+		Started string `xml:"timestamp,attr"`
+		Cases   []struct {
 			Name    string  `xml:"name,attr"`
 			Status  string  `xml:"status,attr"`
 			Seconds float64 `xml:"time,attr"`
@@ -50,40 +51,27 @@ type junit struct {
 	} `xml:"testsuite"`
 }
 
-// readReports adds up the reports of runs, of which each may have run some of
-// the specs; where two ran the same one, the later counts.
-func readReports(files []string, e expectations) ([]result, error) {
-	bySpec := map[string]result{}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		results, err := parseReport(text, e)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		for _, r := range results {
-			bySpec[r.spec] = r
-		}
+// readReport reads the report of a run.
+func readReport(file string, e expectations) (results []result, started string, err error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, "", err
 	}
-	var all []result
-	for _, r := range bySpec {
-		all = append(all, r)
+	if results, started, err = parseReport(text, e); err != nil {
+		return nil, "", fmt.Errorf("%s: %w", file, err)
 	}
-	slices.SortFunc(all, func(a, b result) int { return cmp.Compare(a.spec, b.spec) })
-	return all, nil
+	return results, started, nil
 }
 
 // parseReport leaves out what was neither run nor skipped for a reason: specs
 // outside the focus, and benchmarks.
-func parseReport(text []byte, e expectations) ([]result, error) {
+func parseReport(text []byte, e expectations) (results []result, started string, err error) {
 	var report junit
 	if err := xml.Unmarshal(text, &report); err != nil {
-		return nil, fmt.Errorf("not a JUnit report: %w", err)
+		return nil, "", fmt.Errorf("not a JUnit report: %w", err)
 	}
-	var results []result
 	for _, suite := range report.Suites {
+		started = cmp.Or(started, strings.ReplaceAll(suite.Started, "T", " "))
 		for _, c := range suite.Cases {
 			name, isSpec := strings.CutPrefix(c.Name, "[It] [k8s.io] ")
 			if !isSpec {
@@ -116,9 +104,10 @@ func parseReport(text []byte, e expectations) ([]result, error) {
 		}
 	}
 	if len(results) == 0 {
-		return nil, fmt.Errorf("no spec was run")
+		return nil, "", fmt.Errorf("no spec was run")
 	}
-	return results, nil
+	slices.SortFunc(results, func(a, b result) int { return cmp.Compare(a.spec, b.spec) })
+	return results, started, nil
 }
 
 // surprises are the results that expected.toml does not foresee: failures that

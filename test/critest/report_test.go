@@ -9,7 +9,7 @@ import (
 
 // As Ginkgo writes it, shortened.
 const sample = `<?xml version="1.0" encoding="UTF-8"?>
-<testsuites tests="7"><testsuite name="CRI validation">
+<testsuites tests="7"><testsuite name="CRI validation" timestamp="2026-01-02T03:04:05">
 <testcase name="[BeforeSuite]" classname="CRI validation" status="passed" time="0"></testcase>
 <testcase name="[It] [k8s.io] Pod runs [Conformance] [Serial]" status="passed" time="3.5"></testcase>
 <testcase name="[It] [k8s.io] Pod has a bug" status="failed" time="1"><failure message="no such | file&#xA;at all" type="failed">where</failure></testcase>
@@ -22,22 +22,22 @@ const sample = `<?xml version="1.0" encoding="UTF-8"?>
 var sampleExpected = expectations{Skip: []expectation{{"Host PID", "the host's"}}, Failing: []expectation{{"Pod has a bug", "not done"}}}
 
 func TestReportTellsSpecsApart(t *testing.T) {
-	got, err := parseReport([]byte(sample), sampleExpected)
+	got, started, err := parseReport([]byte(sample), sampleExpected)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []result{
-		{"Pod runs [Conformance]", passed, "", 3500 * time.Millisecond},
-		{"Pod has a bug", failed, "no such | file\nat all", time.Second},
-		{"Pod hangs", failed, "timedout", time.Minute},
-		{"Host PID", skippedByUs, "the host's", 0},
 		{"AppArmor", skippedByIt, "AppArmor is off", 100 * time.Millisecond},
+		{"Host PID", skippedByUs, "the host's", 0},
+		{"Pod hangs", failed, "timedout", time.Minute},
+		{"Pod has a bug", failed, "no such | file\nat all", time.Second},
+		{"Pod runs [Conformance]", passed, "", 3500 * time.Millisecond},
 	}
-	if !slices.Equal(got, want) {
-		t.Errorf("got\n%+v\nwant\n%+v", got, want)
+	if !slices.Equal(got, want) || started != "2026-01-02 03:04:05" {
+		t.Errorf("got\n%+v of %s\nwant\n%+v", got, started, want)
 	}
 	for _, bad := range []string{"", "<testsuites></testsuites>", "not XML"} {
-		if _, err := parseReport([]byte(bad), sampleExpected); err == nil {
+		if _, _, err := parseReport([]byte(bad), sampleExpected); err == nil {
 			t.Errorf("%q is a report", bad)
 		}
 	}
@@ -64,13 +64,16 @@ func TestOnlyWhatIsListedMayDifferFromPassing(t *testing.T) {
 }
 
 func TestPageHasEverySpecOnceAndEscapesTables(t *testing.T) {
-	results, err := parseReport([]byte(sample), sampleExpected)
+	results, started, err := parseReport([]byte(sample), sampleExpected)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := page(about{Critest: "v1.36.0"}, results, expectations{})
+	other := slices.Clone(results)
+	other[2] = result{spec: "Pod hangs", took: 1500 * time.Millisecond} // passes in the second run
+	text := page(about{Critest: "v1.36.0"}, []run{{"one", started, results}, {"two", "later", other}}, expectations{})
 	for _, line := range []string{
-		"| **1** | 2 | 1 | 1 | 5 |", "| Pod runs [Conformance] | 3.5 |",
+		"| one | **1** | 2 | 1 | 1 | 5 | 2026-01-02 03:04:05 | 1m5s |", "| two | **2** | 1 | 1 | 1 | 5 | later | 6s |",
+		"| Pod runs [Conformance] | 3.5 | 3.5 |", "| Pod hangs | – | 1.5 |", "| Pod hangs | (one) timedout |",
 		"| Pod has a bug | no such \\| file at all |", "| Host PID | the host's |", "| AppArmor | AppArmor is off |",
 	} {
 		if strings.Count(text, line+"\n") != 1 {
