@@ -37,10 +37,17 @@ var answers = []answer{
 	{"CreateContainer", &agentpb.CreateContainerRequest{ContainerId: "../x"}, codes.Internal, "invalid container"},
 	{"CreateContainer", &agentpb.CreateContainerRequest{ContainerId: "new"}, codes.Internal, "has no specification"},
 	{"CreateContainer", &agentpb.CreateContainerRequest{ContainerId: "box", OCI: &agentpb.Spec{}}, codes.AlreadyExists, "there is one already"},
+	{"CreateContainer", &agentpb.CreateContainerRequest{ContainerId: "sandbox", OCI: &agentpb.Spec{}}, codes.Internal, "invalid container"}, // these are
+	{"CreateContainer", &agentpb.CreateContainerRequest{ContainerId: "shared", OCI: &agentpb.Spec{}}, codes.Internal, "invalid container"},  // directories
+	{"CreateContainer", &agentpb.CreateContainerRequest{ContainerId: "new", OCI: &agentpb.Spec{}, StringUser: &agentpb.StringUser{Uid: "me"}}, codes.Unimplemented, "string_user"},
+	{"CreateContainer", &agentpb.CreateContainerRequest{ContainerId: "new", OCI: &agentpb.Spec{}, SharedMounts: []*agentpb.SharedMount{{Name: "m"}}}, codes.Unimplemented, "shared_mounts"},
+	{"CreateContainer", &agentpb.CreateContainerRequest{ContainerId: "new", OCI: &agentpb.Spec{}, StdoutPort: 7}, codes.Unimplemented, "stdout_port"},
 	{"StartContainer", &agentpb.StartContainerRequest{ContainerId: "box"}, codes.FailedPrecondition, "container status is: running, not created"},
 	{"StartContainer", &agentpb.StartContainerRequest{ContainerId: "none"}, codes.InvalidArgument, "nvalid container id"},
 	{"RemoveContainer", &agentpb.RemoveContainerRequest{ContainerId: "none"}, codes.InvalidArgument, "nvalid container id"},
 	{"ExecProcess", &agentpb.ExecProcessRequest{ContainerId: "box", ExecId: "e"}, codes.Internal, "Unable to parse process"},
+	{"ExecProcess", &agentpb.ExecProcessRequest{ContainerId: "box", ExecId: "e", StringUser: &agentpb.StringUser{Uid: "me"}}, codes.Unimplemented, "string_user"},
+	{"ExecProcess", &agentpb.ExecProcessRequest{ContainerId: "box", ExecId: "e", StdinPort: 7}, codes.Unimplemented, "stdin_port"},
 	{"ExecProcess", &agentpb.ExecProcessRequest{ContainerId: "none", ExecId: "e"}, codes.InvalidArgument, "nvalid container id"},
 	{"SignalProcess", &agentpb.SignalProcessRequest{ContainerId: "none", Signal: 9}, codes.InvalidArgument, "nvalid container id"},
 	{"SignalProcess", &agentpb.SignalProcessRequest{ContainerId: "box", ExecId: "none", Signal: 9}, codes.NotFound, "Invalid exec id"},

@@ -35,6 +35,9 @@ func (s *Service) ExecProcess(ctx context.Context, r *agentpb.ExecProcessRequest
 	if err != nil {
 		return nil, err
 	}
+	if err := refuseFields(r); err != nil {
+		return nil, fmt.Errorf("exec in container %s: %w", r.GetContainerId(), err)
+	}
 	return empty, creation(c.Exec(ctx, r.GetExecId(), ocispec.NewProcess(r.GetProcess())))
 }
 

@@ -70,6 +70,9 @@ func (s *Service) DestroySandbox(ctx context.Context, _ *agentpb.DestroySandboxR
 
 // CreateContainer mounts a container's storages and makes the container.
 func (s *Service) CreateContainer(ctx context.Context, r *agentpb.CreateContainerRequest) (*emptypb.Empty, error) {
+	if err := refuseFields(r); err != nil {
+		return nil, fmt.Errorf("create container %s: %w", r.GetContainerId(), err)
+	}
 	return empty, creation(s.sandbox.CreateContainer(ctx, r))
 }
 

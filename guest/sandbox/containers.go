@@ -157,8 +157,7 @@ func setSysctls(sysctl map[string]string) error {
 	return nil
 }
 
-// StartContainer starts a created container. Unless it is the sandbox's own,
-// its out-of-memory kills are watched.
+// StartContainer starts a created container. Its out-of-memory kills are watched.
 func (s *Sandbox) StartContainer(ctx context.Context, id string) error {
 	c, err := s.Container(id)
 	if err != nil {
@@ -168,7 +167,13 @@ func (s *Sandbox) StartContainer(ctx context.Context, id string) error {
 		return err
 	}
 	go func() {
-		if err := c.WatchOOM(s.ctx, func() { s.ooms <- id }); err != nil {
+		killed := func() {
+			select {
+			case s.ooms <- id:
+			case <-s.ctx.Done():
+			}
+		}
+		if err := c.WatchOOM(s.ctx, killed); err != nil {
 			slog.Error("watch memory", "container", id, "error", err)
 		}
 	}()

@@ -189,9 +189,12 @@ var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]+$`)
 // maxID is the longest id that still names a directory.
 const maxID = 255
 
+// taken are the names beside those of containers below [storage.Root].
+var taken = []string{"sandbox", "shared"}
+
 // CheckID refuses what cannot be a container's id.
 func CheckID(id string) error {
-	if len(id) > maxID || !containerID.MatchString(id) {
+	if len(id) > maxID || !containerID.MatchString(id) || slices.Contains(taken, id) {
 		return fmt.Errorf("invalid container ID %.80q: %w", id, errdefs.ErrInvalidArgument)
 	}
 	return nil
