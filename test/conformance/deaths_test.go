@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,25 +60,44 @@ func TestMatrixOfDeathsBetweenSteps(t *testing.T) {
 
 // Somebody dies while the agent has a request that it does not answer.
 func TestMatrixOfDeathsDuringARequest(t *testing.T) {
+	plain := func(t *testing.T) *host { return newHost(t, memory.Script{}) }
+	begin := func(h *host) *life { return newLife(h) }
 	for _, victim := range []string{"shim", "VMM"} {
 		for rpc, most := range agentCalls {
-			for n := 1; n <= most; n++ {
-				cell(t, victim, fmt.Sprintf("%s in %s %d", victim, rpc, n), func(t *testing.T) {
-					l := newLife(newHost(t, memory.Script{}))
-					l.s.agent.Hang(rpc, n)
-					l.dieDuring(victim, func() bool { return count(l.s.agent, rpc) >= n })
-				})
-			}
+			deathsInRequests(t, victim, rpc, most, plain, begin)
+		}
+		for rpc, most := range busyAgentCalls {
+			deathsInRequests(t, victim, rpc, most, newBusyHost, newBusyLife)
 		}
 		for endpoint, most := range vmmCalls {
-			for n := 1; n <= most; n++ {
-				cell(t, victim, fmt.Sprintf("%s in %s %d", victim, endpoint, n), func(t *testing.T) {
-					h := newHost(t, memory.Script{})
-					happened := h.inject(endpoint, n, memory.Fault{Do: "stuck"})
-					newLife(h).dieDuring(victim, happened)
-				})
-			}
+			deathsInCalls(t, victim, endpoint, most, plain, begin)
 		}
+		for endpoint, most := range busyVMMCalls {
+			deathsInCalls(t, victim, "busy "+endpoint, most, newBusyHost, newBusyLife)
+		}
+	}
+}
+
+func deathsInRequests(t *testing.T, victim, rpc string, most int, prepare func(t *testing.T) *host, begin func(h *host) *life) {
+	t.Helper()
+	for n := 1; n <= most; n++ {
+		cell(t, victim, fmt.Sprintf("%s in %s %d", victim, rpc, n), func(t *testing.T) {
+			l := begin(prepare(t))
+			l.s.agent.Hang(rpc, n)
+			l.dieDuring(victim, func() bool { return count(l.s.agent, rpc) >= n })
+		})
+	}
+}
+
+func deathsInCalls(t *testing.T, victim, row string, most int, prepare func(t *testing.T) *host, begin func(h *host) *life) {
+	t.Helper()
+	endpoint := row[strings.LastIndex(row, " ")+1:]
+	for n := 1; n <= most; n++ {
+		cell(t, victim, fmt.Sprintf("%s in %s %d", victim, row, n), func(t *testing.T) {
+			h := prepare(t)
+			happened := h.inject(endpoint, n, memory.Fault{Do: "stuck"})
+			begin(h).dieDuring(victim, happened)
+		})
 	}
 }
 

@@ -115,7 +115,7 @@ func TestCreateFailsAndLeavesNothing(t *testing.T) {
 		},
 		"agent never answers": {
 			script: memory.Script{Console: "kernel is up, but\n", Vsock: map[uint32]string{1024: "/nowhere"}},
-			before: func(h *host, s *shim) { h.configure(executable(h), "dial_timeout = 1\n") },
+			before: func(h *host, s *shim) { h.configure(vmmBinary, "dial_timeout = 1\n") },
 			want:   []string{"connect to the agent", "dial timeout of 1s", "kernel is up, but"},
 		},
 		"agent dies at the sandbox": {
@@ -174,19 +174,6 @@ func TestCreateFailsAndLeavesNothing(t *testing.T) {
 			h.wantEvents()
 		})
 	}
-}
-
-// executable is the VMM that shims launch: this binary, unless CONFORMANCE_VMM
-// names another.
-func executable(h *host) string {
-	if vmm := os.Getenv("CONFORMANCE_VMM"); vmm != "" {
-		return vmm
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	return exe
 }
 
 func TestLayerWithoutRootHash(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 )
 
 // directVolume makes a direct-assigned volume of a file of one MiB.
-func directVolume(t *testing.T) (source, file string) {
+func directVolume(t testing.TB) (source, file string) {
 	t.Helper()
 	source, file = t.TempDir(), filepath.Join(t.TempDir(), "disk")
 	dir := mounts.DirectVolumeDir(source)
@@ -40,25 +40,34 @@ func directVolume(t *testing.T) (source, file string) {
 
 // resize asks the sandbox's shim as kata-runtime does.
 func (s *shim) resize(source string, size uint64) (int, string) {
-	t := s.h.t
-	t.Helper()
+	s.h.t.Helper()
+	status, text, err := s.tryResize(s.h.ctx(), source, size)
+	if err != nil {
+		s.h.t.Fatal(err)
+	}
+	return status, text
+}
+
+func (s *shim) tryResize(ctx context.Context, source string, size uint64) (int, string, error) {
+	s.h.t.Helper()
 	body, err := json.Marshal(sandbox.ResizeRequest{VolumePath: source, Size: size})
 	if err != nil {
-		t.Fatal(err)
+		s.h.t.Fatal(err)
 	}
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", filepath.Join(s.h.run, "sbs", s.id, sandbox.MonitorSocket))
 	}}}
-	answer, err := client.Post("http://shim"+sandbox.ResizePath, "application/json", bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://shim"+sandbox.ResizePath, bytes.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		s.h.t.Fatal(err)
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return 0, "", err
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return answer.StatusCode, string(text)
+	return answer.StatusCode, string(text), err
 }
 
 func TestDirectVolumeIsResized(t *testing.T) {

@@ -72,7 +72,7 @@ func newHost(t testing.TB, script memory.Script) *host {
 	h.write("kernel", strings.Repeat("k", 4096))
 	h.write("initrd", strings.Repeat("i", 4096))
 	h.write("resolv.conf", "nameserver 192.0.2.1\n")
-	h.configure(executable(h), "dial_timeout = 10\n")
+	h.configure(vmmBinary, "dial_timeout = 10\n")
 	t.Cleanup(h.end)
 	return h
 }

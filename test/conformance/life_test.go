@@ -27,7 +27,8 @@ type life struct {
 	// patience is how long containerd waits for an answer.
 	patience time.Duration
 
-	lostEvents bool // containerd was away for a time
+	lostEvents bool  // containerd was away for a time
+	busy       *busy // nil: the pod does no more than a life needs
 
 	mu      sync.Mutex
 	created map[string]bool
@@ -66,7 +67,7 @@ func (l *life) steps() []step {
 	}
 	add := func(id string, contents ...string) func() {
 		return func() {
-			if err := s.tryAttach(id); err != nil {
+			if err := s.tryAttach(id, l.changes(id)...); err != nil {
 				h.t.Log(err)
 				return
 			}
@@ -83,7 +84,7 @@ func (l *life) steps() []step {
 			l.remove(id)
 		}
 	}
-	return []step{
+	steps := []step{
 		{"create pod", func() { l.create(s.id, h.layer("pause")) }},
 		{"start pod", start(s.id, "")},
 		{"run another", func() {
@@ -95,7 +96,10 @@ func (l *life) steps() []step {
 		{"add exec", func() {
 			stdout := h.fifo("out")
 			h.read(stdout)
-			_ = s.tryExec(l.id, "e", streams{stdout: stdout}, "sleep", "inf")
+			_ = s.tryExec(l.id, "e", l.terminal(streams{stdout: stdout}), "sleep", "inf")
+			if l.busy != nil {
+				l.resizeTerminal()
+			}
 		}},
 		{"start exec", start(l.id, "e")},
 		{"kill exec", func() {
@@ -111,6 +115,11 @@ func (l *life) steps() []step {
 		{"kill pod", kill(s.id, "")},
 		{"delete pod", end(s.id)},
 	}
+	if l.busy != nil {
+		after := slices.IndexFunc(steps, func(s step) bool { return s.name == "start exec" })
+		steps = slices.Insert(steps, after+1, step{"use everything", l.useEverything})
+	}
+	return steps
 }
 
 // phases are the names of the steps.
@@ -134,7 +143,7 @@ func (l *life) walk(from, to int) {
 }
 
 func (l *life) create(id string, layers ...string) {
-	if l.s.tryCreate(l.ctx(), id, streams{}, layers...) == nil {
+	if l.s.tryCreate(l.ctx(), id, l.streams(id), layers...) == nil {
 		l.mark(id, true)
 	}
 }

@@ -187,7 +187,7 @@ func TestMatrixOfHandshakes(t *testing.T) {
 			if name != "hangs" {
 				k.first = append(k.first, do)
 			}
-			h.configure(executable(h), "dial_timeout = 20\n")
+			h.configure(vmmBinary, "dial_timeout = 20\n")
 			l := newLife(h)
 			l.walk(0, 0)
 			l.end()
@@ -197,7 +197,7 @@ func TestMatrixOfHandshakes(t *testing.T) {
 			h := newHost(t, memory.Script{})
 			k := h.disturbable(h.id("pod"))
 			k.always = do
-			h.configure(executable(h), "dial_timeout = 1\n")
+			h.configure(vmmBinary, "dial_timeout = 1\n")
 			l := newLife(h)
 			wantText(t, l.s.tryCreate(h.ctx(), l.s.id, streams{}, h.layer("pause")), "connect to the agent", "dial timeout of 1s")
 			l.walk(1, 0)

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,10 +27,6 @@ const policyAnnotation = "io.katacontainers.config.agent.policy"
 // protect configures machines with protected memory.
 func (h *host) protect() {
 	h.t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		h.t.Fatal(err)
-	}
 	h.write("configuration.toml", fmt.Sprintf(`[hypervisor.clh]
 path = %q
 confidential_guest = true
@@ -39,7 +34,7 @@ sev_snp_guest = true
 igvm = %q
 image = %q
 default_memory = 256
-`, exe, h.write("kata.igvm", "igvm"), h.write("root.img", strings.Repeat("r", 4096))))
+`, vmmBinary, h.write("kata.igvm", "igvm"), h.write("root.img", strings.Repeat("r", 4096))))
 }
 
 func TestProtectedPodIsBoundToItsPolicy(t *testing.T) {

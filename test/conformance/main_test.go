@@ -7,35 +7,36 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-
-	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/memory"
 )
 
-// shimBinary is the program under test.
-var shimBinary string
+// shimBinary is the program under test, vmmBinary the VMM that it launches.
+var shimBinary, vmmBinary string
 
-// TestMain makes this binary the VMM that the shim launches, and builds the shim
-// unless SHIM names one.
-func TestMain(m *testing.M) {
-	memory.Exec()
-	os.Exit(run(m))
-}
+// TestMain builds the shim and the VMM unless SHIM and CONFORMANCE_VMM name
+// others. The VMM is a program of its own because a small one starts sooner than
+// this binary would.
+func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	shimBinary = os.Getenv("SHIM")
-	if shimBinary == "" {
-		dir, err := os.MkdirTemp("", "shim")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+	dir, err := os.MkdirTemp("", "conformance")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	for _, p := range []struct {
+		path          *string
+		variable, src string
+	}{
+		{&shimBinary, "SHIM", "cmd/containerd-shim-kata-cc-v2"},
+		{&vmmBinary, "CONFORMANCE_VMM", "hypervisor/clh/clhserver/memory/clh-memory"},
+	} {
+		if *p.path = os.Getenv(p.variable); *p.path != "" {
+			continue
 		}
-		defer os.RemoveAll(dir)
-		shimBinary = filepath.Join(dir, "containerd-shim-kata-cc-v2")
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", shimBinary, "github.com/kata-cc/kata-cc/cmd/containerd-shim-kata-cc-v2")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
-		build.Stdout, build.Stderr = os.Stderr, os.Stderr
-		if err := build.Run(); err != nil {
-			fmt.Fprintln(os.Stderr, "build the shim:", err)
+		*p.path = filepath.Join(dir, filepath.Base(p.src))
+		if err := build(*p.path, p.src); err != nil {
+			fmt.Fprintf(os.Stderr, "build %s: %v\n", p.src, err)
 			return 1
 		}
 	}
@@ -58,4 +59,12 @@ func given(name string) bool {
 	found := false
 	flag.Visit(func(f *flag.Flag) { found = found || f.Name == name })
 	return found
+}
+
+// build makes one of our programs as it is shipped.
+func build(path, src string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "github.com/kata-cc/kata-cc/"+src)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	return cmd.Run()
 }

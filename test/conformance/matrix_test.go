@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,49 +38,76 @@ var agentFaults = map[string]struct {
 	"garbles": {func(a *agenttest.Agent, rpc string, n int) { a.Garble(rpc, n) }, codes.DataLoss},
 }
 
-// agentCalls are the requests and how often each is made, at least, in a life.
+// agentCalls are the requests and how often each is made, at least, in a life;
+// busyAgentCalls are those that only a busy one makes.
 var agentCalls = map[string]int{
 	"CreateSandbox": 1, "GetGuestDetails": 1, "GetOOMEvent": 1, "CopyFile": 3, "CreateContainer": 3, "StartContainer": 3,
 	"ExecProcess": 1, "ReadStdout": 1, "CloseStdin": 3, "SignalProcess": 4, "WaitProcess": 4, "RemoveContainer": 2, "DestroySandbox": 1,
 }
 
+var busyAgentCalls = map[string]int{
+	"Check": 1, "SetPolicy": 1, "UpdateInterface": 2, "UpdateRoutes": 2, "AddARPNeighbors": 1, "OnlineCPUMem": 3, "TtyWinResize": 2,
+	"WriteStdin": 1, "ReadStderr": 1, "StatsContainer": 1, "PauseContainer": 1, "ResumeContainer": 1, "UpdateContainer": 1,
+	"ResizeVolume": 1, "GetDiagnosticData": 1,
+}
+
 // passedOn are the requests to the agent whose failure is the answer to one of
-// containerd's.
+// containerd's, but for those times when nobody waits for them.
 var passedOn = []string{
 	"CreateSandbox", "GetGuestDetails", "CopyFile", "CreateContainer", "StartContainer", "ExecProcess", "SignalProcess", "RemoveContainer",
+	"SetPolicy", "UpdateInterface", "UpdateRoutes", "AddARPNeighbors", "OnlineCPUMem", "TtyWinResize",
+	"StatsContainer", "PauseContainer", "ResumeContainer", "UpdateContainer", "ResizeVolume",
 }
+
+var inBackground = []string{"UpdateInterface 2", "UpdateRoutes 2", "TtyWinResize 1"}
 
 func TestMatrixOfAgentFaults(t *testing.T) {
 	for rpc, most := range agentCalls {
-		for n := 1; n <= most; n++ {
-			for fault, f := range agentFaults {
-				cell(t, "agent", fmt.Sprintf("%s %d %s", rpc, n, fault), func(t *testing.T) {
-					l := newLife(newHost(t, memory.Script{}))
-					if fault == "hangs" {
-						l.patience = impatience
-					}
-					f.inject(l.s.agent, rpc, n)
-					l.walk(0, 0)
-					l.end()
-					if calls := count(l.s.agent, rpc); calls < n {
-						t.Errorf("the fault never happened: %d calls of %s", calls, rpc)
-					}
-					l.wantAgentFault(rpc, fault, f.code)
-				})
-			}
+		agentRow(t, rpc, most, func(t *testing.T) *life { return newLife(newHost(t, memory.Script{})) })
+	}
+	for rpc, most := range busyAgentCalls {
+		agentRow(t, rpc, most, func(t *testing.T) *life { return newBusyLife(newBusyHost(t)) })
+	}
+}
+
+func agentRow(t *testing.T, rpc string, most int, begin func(t *testing.T) *life) {
+	t.Helper()
+	for n := 1; n <= most; n++ {
+		for fault, f := range agentFaults {
+			cell(t, "agent", fmt.Sprintf("%s %d %s", rpc, n, fault), func(t *testing.T) {
+				l := begin(t)
+				if fault == "hangs" {
+					l.patience = impatience
+				}
+				code := f.code
+				if rpc == "Check" && fault == "dies" { // it is dialled again, in vain
+					l.h.configure(vmmBinary, "dial_timeout = 1\n")
+					code = codes.DeadlineExceeded
+				}
+				f.inject(l.s.agent, rpc, n)
+				l.walk(0, 0)
+				l.end()
+				if calls := count(l.s.agent, rpc); calls < n {
+					t.Errorf("the fault never happened: %d calls of %s", calls, rpc)
+				}
+				l.wantAgentFault(rpc, n, fault, code)
+			})
 		}
 	}
 }
 
 // wantAgentFault checks the codes that containerd saw.
-func (l *life) wantAgentFault(rpc, fault string, code codes.Code) {
+func (l *life) wantAgentFault(rpc string, n int, fault string, code codes.Code) {
 	l.h.t.Helper()
-	if code == codes.OK {
+	if code == codes.OK || rpc == "AddARPNeighbors" && fault == "is refused" { // the guest finds them by itself
 		l.wantCodes()
 		return
 	}
+	if rpc == "ResizeVolume" && (code == codes.DataLoss || code == codes.DeadlineExceeded) {
+		code = codes.Internal // HTTP has nothing better
+	}
 	l.wantCodes(append([]codes.Code{code, codes.Unavailable}, consequences...)...)
-	if !slices.Contains(passedOn, rpc) || fault == "hangs" { // containerd gave up before it was answered
+	if !slices.Contains(passedOn, rpc) || slices.Contains(inBackground, fmt.Sprint(rpc, " ", n)) || fault == "hangs" { // containerd gave up before it was answered
 		return
 	}
 	if fault == "dies" && (rpc == "SignalProcess" || rpc == "RemoveContainer") { // who kills or deletes has what he wants
@@ -101,10 +129,15 @@ func count(a *agenttest.Agent, rpc string) int {
 	return n
 }
 
-// vmmCalls are the requests to the VMM and how often each is made in a life.
+// vmmCalls are the requests to the VMM and how often each is made in a life;
+// busyVMMCalls are those that a busy one makes for other reasons: the network's
+// cards, of which the second comes and goes while the pod runs, and what lets the
+// machine and its disks grow.
 var vmmCalls = map[string]int{
 	"vmm.ping": 1, "vm.create": 1, "vm.boot": 1, "vm.add-disk": 4, "vm.remove-device": 3, "vm.info": 2, "vmm.shutdown": 1,
 }
+
+var busyVMMCalls = map[string]int{"vm.add-net": 2, "vm.remove-device": 1, "vm.resize": 8, "vm.resize-disk": 1}
 
 // vmmFaults are what can go wrong with a request to the VMM, and the code by
 // which containerd hears of it; OK: not at all.
@@ -127,23 +160,35 @@ var vmmFaults = map[string]struct {
 
 func TestMatrixOfVMMFaults(t *testing.T) {
 	for endpoint, most := range vmmCalls {
-		for name, f := range vmmFaults {
-			for call := 1; call <= most; call++ {
-				cell(t, "VMM", fmt.Sprintf("%s %d %s", endpoint, call, name), func(t *testing.T) {
-					h := newHost(t, memory.Script{})
-					happened := h.inject(endpoint, call, f.fault)
-					l := newLife(h)
-					if f.code == codes.DeadlineExceeded {
-						l.patience = impatience
-					}
-					l.walk(0, 0)
-					l.end()
-					if !happened() {
-						t.Error("the fault never happened")
-					}
-					l.wantVMMFault(f.code)
-				})
-			}
+		vmmRow(t, endpoint, most, func(t *testing.T) *host { return newHost(t, memory.Script{}) }, func(h *host) *life { return newLife(h) })
+	}
+	for endpoint, most := range busyVMMCalls {
+		vmmRow(t, "busy "+endpoint, most, newBusyHost, newBusyLife)
+	}
+}
+
+func vmmRow(t *testing.T, row string, most int, prepare func(t *testing.T) *host, begin func(h *host) *life) {
+	t.Helper()
+	endpoint := row[strings.LastIndex(row, " ")+1:]
+	for name, f := range vmmFaults {
+		for call := 1; call <= most; call++ {
+			cell(t, "VMM", fmt.Sprintf("%s %d %s", row, call, name), func(t *testing.T) {
+				h := prepare(t)
+				happened := h.inject(endpoint, call, f.fault)
+				l := begin(h)
+				if f.code == codes.DeadlineExceeded {
+					l.patience = impatience
+				}
+				l.walk(0, 0)
+				l.end()
+				if !happened() {
+					t.Error("the fault never happened")
+				}
+				l.wantVMMFault(endpoint, f.code)
+				if l.busy != nil {
+					h.wantNoTap(l.busy.namespace)
+				}
+			})
 		}
 	}
 }
@@ -158,15 +203,18 @@ func (h *host) inject(endpoint string, call int, f memory.Fault) (happened func(
 	}
 }
 
-func (l *life) wantVMMFault(code codes.Code) {
+func (l *life) wantVMMFault(endpoint string, code codes.Code) {
 	l.h.t.Helper()
 	if code == codes.OK {
 		l.wantCodes()
 		return
 	}
 	allowed := append([]codes.Code{code, codes.Unavailable}, consequences...)
-	if code == codes.DataLoss { // a request without a body in its answer was just not done
+	if code == codes.DataLoss || endpoint == "vm.resize-disk" { // a request without a body in its answer was just not done; HTTP has few codes
 		allowed = append(allowed, codes.Internal)
+	}
+	if endpoint == "vm.resize" { // the VMM has no more to give
+		allowed = append(allowed, codes.ResourceExhausted)
 	}
 	l.wantCodes(allowed...)
 }

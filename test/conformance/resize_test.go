@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -24,13 +25,18 @@ import (
 func growing(t *testing.T, script memory.Script) *host {
 	t.Helper()
 	h := newHost(t, script)
+	h.grow()
+	return h
+}
+
+func (h *host) grow() {
+	h.t.Helper()
 	h.write("config.d/10-growing.toml", `[hypervisor.clh]
 default_maxvcpus = 4
 default_maxmemory = 2048
 [runtime]
 static_sandbox_resource_mgmt = false
 `)
-	return h
 }
 
 func resources(cpus float64, mib int64) *specs.LinuxResources {
@@ -69,11 +75,16 @@ func (s *shim) wantOnlined(want ...string) {
 
 func (s *shim) update(id string, r *specs.LinuxResources) error {
 	s.h.t.Helper()
+	return s.tryUpdate(s.h.ctx(), id, r)
+}
+
+func (s *shim) tryUpdate(ctx context.Context, id string, r *specs.LinuxResources) error {
+	s.h.t.Helper()
 	text, err := json.Marshal(r)
 	if err != nil {
 		s.h.t.Fatal(err)
 	}
-	_, err = s.Update(s.h.ctx(), &taskapi.UpdateTaskRequest{
+	_, err = s.Update(ctx, &taskapi.UpdateTaskRequest{
 		ID: id, Resources: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", Value: text},
 	})
 	return err

@@ -69,27 +69,6 @@ func TestMatrixOfNetworkNamespaces(t *testing.T) {
 	}
 }
 
-func TestMatrixOfNetworkCards(t *testing.T) {
-	for name, f := range vmmFaults {
-		cell(t, "network", "vm.add-net "+name, func(t *testing.T) {
-			h := newHost(t, memory.Script{})
-			ns := h.namespaceWithLink()
-			happened := h.inject("vm.add-net", 1, f.fault)
-			l := newLife(h, netns("/run/netns/"+ns))
-			if f.code == codes.DeadlineExceeded {
-				l.patience = impatience
-			}
-			l.walk(0, 0)
-			l.end()
-			if !happened() {
-				t.Error("the fault never happened")
-			}
-			l.wantVMMFault(f.code)
-			l.h.wantNoTap(ns)
-		})
-	}
-}
-
 // losses are what may happen to a pod's network while it runs.
 var losses = map[string]func(h *host, ns string){
 	"tap":  func(_ *host, ns string) { _ = exec.Command("ip", "-n", ns, "link", "del", "tap0_kata").Run() },

@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 	"testing"
 	"time"
@@ -19,7 +18,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/agentclient/agenttest"
@@ -122,7 +120,9 @@ func TestRefusalsByPolicyChangeNothing(t *testing.T) {
 		s.agent.Fail(rpc, 1, status.Error(codes.PermissionDenied, `"`+rpc+`Request is blocked by policy: "`))
 	}
 	denied := func(err error) bool { return errdefs.IsPermissionDenied(errgrpc.ToNative(err)) }
-	if err := s.tryUpdate(); !denied(err) {
+	limit, quota := int64(64<<20), int64(50000)
+	less := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}, CPU: &specs.LinuxCPU{Quota: &quota}}
+	if err := s.update(s.id, less); !denied(err) {
 		t.Errorf("update: %v", err)
 	}
 	if _, err := s.Pause(h.ctx(), &taskapi.PauseRequest{ID: s.id}); !denied(err) {
@@ -134,7 +134,7 @@ func TestRefusalsByPolicyChangeNothing(t *testing.T) {
 	if state, err := s.State(h.ctx(), &taskapi.StateRequest{ID: s.id}); err != nil || state.Status != task.Status_RUNNING {
 		t.Errorf("the container is %v, %v", state, err)
 	}
-	if err := s.tryUpdate(); err != nil {
+	if err := s.update(s.id, less); err != nil {
 		t.Errorf("update that is allowed: %v", err)
 	}
 	i := slices.IndexFunc(s.agent.Calls(), func(c agenttest.Call) bool { return c.RPC == "UpdateContainer" })
@@ -146,19 +146,6 @@ func TestRefusalsByPolicyChangeNothing(t *testing.T) {
 	if slices.Contains(h.sink.list(), "paused "+s.id) {
 		t.Error("containerd was told of a pause that was refused")
 	}
-}
-
-func (s *shim) tryUpdate() error {
-	s.h.t.Helper()
-	limit, quota := int64(64<<20), int64(50000)
-	text, err := json.Marshal(specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}, CPU: &specs.LinuxCPU{Quota: &quota}})
-	if err != nil {
-		s.h.t.Fatal(err)
-	}
-	_, err = s.Update(s.h.ctx(), &taskapi.UpdateTaskRequest{
-		ID: s.id, Resources: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", Value: text},
-	})
-	return err
 }
 
 // The counters come in the form of the guest's cgroups, whatever the host's are.
