@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 )
 
@@ -41,8 +42,8 @@ func run(m *testing.M) int {
 		}
 	}
 	flag.Parse()
-	if !given("test.parallel") { // most stories wait for programs that start and end
-		if err := flag.Set("test.parallel", "8"); err != nil {
+	if !given("test.parallel") { // most stories wait, and cells take turns by themselves
+		if err := flag.Set("test.parallel", strconv.Itoa(room)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

@@ -74,7 +74,8 @@ func agentRow(t *testing.T, rpc string, most int, begin func(t *testing.T) *life
 	t.Helper()
 	for n := 1; n <= most; n++ {
 		for fault, f := range agentFaults {
-			cell(t, "agent", fmt.Sprintf("%s %d %s", rpc, n, fault), func(t *testing.T) {
+			waits := fault == "hangs" || rpc == "SignalProcess" && f.code != codes.OK // for a time-out of the shim
+			weighedCell(t, "agent", fmt.Sprintf("%s %d %s", rpc, n, fault), waits, func(t *testing.T) {
 				l := begin(t)
 				if fault == "hangs" {
 					l.patience = impatience
@@ -172,7 +173,7 @@ func vmmRow(t *testing.T, row string, most int, prepare func(t *testing.T) *host
 	endpoint := row[strings.LastIndex(row, " ")+1:]
 	for name, f := range vmmFaults {
 		for call := 1; call <= most; call++ {
-			cell(t, "VMM", fmt.Sprintf("%s %d %s", row, call, name), func(t *testing.T) {
+			weighedCell(t, "VMM", fmt.Sprintf("%s %d %s", row, call, name), f.code == codes.DeadlineExceeded, func(t *testing.T) {
 				h := prepare(t)
 				happened := h.inject(endpoint, call, f.fault)
 				l := begin(h)
