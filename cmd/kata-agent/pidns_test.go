@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
@@ -36,8 +37,8 @@ func (a *agent) output(id, exec string, args ...string) string {
 	return out
 }
 
-// child finds a child of the agent by its name; 0 is none.
-func (a *agent) child(name string) int {
+// children finds the children of the agent that have a name.
+func (a *agent) children(name string) (found []int) {
 	a.t.Helper()
 	lists, err := filepath.Glob("/proc/" + a.pid() + "/task/*/children")
 	if err != nil {
@@ -49,11 +50,11 @@ func (a *agent) child(name string) int {
 			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
 			var id int
 			if _, err := fmt.Sscan(pid, &id); err == nil && strings.TrimSpace(string(comm)) == name {
-				return id
+				found = append(found, id)
 			}
 		}
 	}
-	return 0
+	return found
 }
 
 // holder is the process that holds the shared pid namespace, once it is what it
@@ -61,8 +62,8 @@ func (a *agent) child(name string) int {
 func (a *agent) holder() int {
 	a.t.Helper()
 	for deadline := time.Now().Add(callTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if pid := a.child("pause"); pid != 0 {
-			return pid
+		if pids := a.children("pause"); len(pids) > 0 {
+			return pids[0]
 		}
 	}
 	a.t.Fatal("no process holds the shared pid namespace")
@@ -80,8 +81,8 @@ func TestSharedPidNamespace(t *testing.T) {
 		t.Errorf("process 1 of the container is %q, want the first container's", got)
 	}
 	a.wait("box", "")
-	if pid := a.child("pause"); pid != 0 {
-		t.Errorf("there is a process %d that holds the namespace beside the pause container", pid)
+	if pids := a.children("pause"); len(pids) > 0 {
+		t.Errorf("processes %v hold the namespace beside the pause container", pids)
 	}
 	a.remove("box")
 	a.remove("pause")
@@ -141,6 +142,36 @@ func TestSharedPidNamespaceHolderIsConfined(t *testing.T) {
 	}
 	if files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)); err != nil || len(files) != 0 {
 		t.Errorf("the holder's files are %v (%v), want none", files, err)
+	}
+}
+
+// Containers that come at once share one.
+func TestSharedPidNamespaceOfContainersAtOnce(t *testing.T) {
+	a := startSandbox(t)
+	ids := []string{"c0", "c1", "c2", "c3"}
+	var group errgroup.Group
+	for _, id := range ids {
+		spec := a.spec("sleep", "1000")
+		spec.Linux.CgroupsPath += id
+		group.Go(func() error {
+			_, err := a.CreateContainer(a.ctx(), &agentpb.CreateContainerRequest{ContainerId: id, ExecId: id, OCI: spec, SandboxPidns: true})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	a.holder()
+	if pids := a.children("pause"); len(pids) != 1 {
+		t.Errorf("processes %v hold the namespace, want one", pids)
+	}
+	namespaces := map[string]bool{}
+	for _, id := range ids {
+		a.start(id)
+		namespaces[a.output(id, "ns", "busybox", "readlink", "/proc/self/ns/pid")] = true
+	}
+	if len(namespaces) != 1 {
+		t.Errorf("the containers are in %v, want one namespace", namespaces)
 	}
 }
 
