@@ -12,19 +12,24 @@ import (
 
 // Output is a stream out of a process: a pipe's reading end or a terminal.
 type Output struct {
-	f     *os.File
-	turn  chan struct{} // held by the one reader
-	ended chan struct{} // closed when the process has ended
+	f       *os.File
+	turn    chan struct{} // held by the one reader
+	linger  time.Duration
+	ended   chan struct{} // closed when the process has ended
+	endedAt time.Time     // valid after that
+
+	last *int // bytes that are still read, once others have written for long enough; of the one reader
 }
 
 func newOutput(f *os.File) *Output {
-	return &Output{f: f, turn: make(chan struct{}, 1), ended: make(chan struct{})}
+	return &Output{f: f, turn: make(chan struct{}, 1), linger: LingerTime, ended: make(chan struct{})}
 }
 
 // Read waits for output and returns up to size bytes of it, at most
 // [MaxRead]. It returns no bytes and no error at the end of the stream, which
-// is when every writer has closed it, or when the process has ended and whoever
-// else holds the stream has been silent for [DrainTime].
+// is when every writer has closed it; or when the process has ended and whoever
+// else holds the stream has been silent for [DrainTime], or has gone on writing
+// for [LingerTime].
 func (o *Output) Read(ctx context.Context, size int) ([]byte, error) {
 	select {
 	case o.turn <- struct{}{}:
@@ -48,9 +53,12 @@ func (o *Output) Read(ctx context.Context, size int) ([]byte, error) {
 		if !o.setDeadline(ctx) {
 			return nil, context.Cause(ctx)
 		}
-		n, err := o.f.Read(buf)
+		n, err := o.f.Read(buf[:o.atMost(len(buf))])
 		switch {
 		case n > 0:
+			if o.last != nil {
+				*o.last -= n
+			}
 			return buf[:n], nil
 		case err == nil || errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed), errors.Is(err, unix.EIO):
 			return nil, nil // EIO is how a terminal says that nobody holds its other end
@@ -62,6 +70,40 @@ func (o *Output) Read(ctx context.Context, size int) ([]byte, error) {
 			return nil, nil
 		}
 	}
+}
+
+// atMost is how much of size may still be read. When others have written for long
+// enough, it is what is in the pipe then: all that the process itself has left is
+// in it. A terminal has no such others: it is hung up.
+func (o *Output) atMost(size int) int {
+	if o.last == nil && o.hasEnded() && time.Since(o.endedAt) > o.linger {
+		if n, err := o.buffered(); err == nil {
+			o.last = &n
+		}
+	}
+	if o.last == nil {
+		return size
+	}
+	return min(size, *o.last)
+}
+
+// buffered is how many bytes a pipe holds.
+func (o *Output) buffered() (n int, err error) {
+	raw, err := o.f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var ioctl error
+	err = raw.Control(func(fd uintptr) {
+		var st unix.Stat_t
+		if ioctl = unix.Fstat(int(fd), &st); ioctl == nil && st.Mode&unix.S_IFMT != unix.S_IFIFO {
+			ioctl = unix.ENOTSUP
+		}
+		if ioctl == nil {
+			n, ioctl = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		}
+	})
+	return n, errors.Join(err, ioctl)
 }
 
 // setDeadline limits the next read; it is false if ctx has ended.
@@ -84,6 +126,7 @@ func (o *Output) hasEnded() bool {
 
 // processEnded bounds how long a reader may still wait.
 func (o *Output) processEnded() {
+	o.endedAt = time.Now()
 	close(o.ended)
 	o.f.SetReadDeadline(time.Now().Add(DrainTime))
 }

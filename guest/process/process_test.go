@@ -103,6 +103,20 @@ func TestWriterCanLeave(t *testing.T) {
 	}
 }
 
+// Who goes on writing to the streams of a process that has ended does not keep
+// its exit back for ever, and none of its own output is lost by that.
+func TestOthersMayWriteForAWhile(t *testing.T) {
+	const own = 60_000 // bytes, which a pipe holds
+	p := start(t, 0, "head -c 60000 /dev/zero | tr '\\0' x; while :; do echo on; sleep 0.01; done & exit 0")
+	_, out := streams(t, p)
+	out.linger = 50 * time.Millisecond
+	<-p.Done()
+	time.Sleep(2 * out.linger) // a reader that is late
+	if got := readAll(t, out); strings.Count(got, "x") != own {
+		t.Errorf("%d of %d bytes arrived", strings.Count(got, "x"), own)
+	}
+}
+
 func TestReadersTakeTurns(t *testing.T) {
 	p := start(t, 0, "cat")
 	in, out := streams(t, p)
