@@ -129,6 +129,21 @@ func TestPauseAndResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.remove("box") // also from paused
+
+	// One that was paused before its start can be started after.
+	if err := a.create("box", a.spec("sleep", "1000")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.PauseContainer(a.ctx(), request); err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.StartContainer(a.ctx(), &agentpb.StartContainerRequest{ContainerId: "box"})
+	wantStatus(t, err, codes.FailedPrecondition, "container status is: paused, not created")
+	if _, err := a.ResumeContainer(a.ctx(), &agentpb.ResumeContainerRequest{ContainerId: "box"}); err != nil {
+		t.Fatal(err)
+	}
+	a.start("box")
+	a.remove("box")
 }
 
 func TestSignals(t *testing.T) {

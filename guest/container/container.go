@@ -48,6 +48,7 @@ type Container struct {
 
 	mu        sync.Mutex
 	state     State                       // never Stopped: that is a Running one whose init has ended
+	resumed   State                       // what a paused one becomes again
 	processes map[string]*process.Process // nil while being started; entries stay until their status is collected
 	removed   chan struct{}               // closed when a removal has ended; nil unless state is Removing
 }
@@ -106,6 +107,9 @@ func (c *Container) move(to State, from ...State) error {
 	now := c.stateLocked()
 	for _, f := range from {
 		if now == f {
+			if to == Pausing {
+				c.resumed = now
+			}
 			c.state = to
 			return nil
 		}
@@ -162,7 +166,7 @@ func (c *Container) Pause(ctx context.Context) error {
 		return err
 	}
 	if err := c.group.Freeze(ctx, true); err != nil {
-		c.settle(Running)
+		c.settle(c.resumed)
 		return fmt.Errorf("pause container %s: %w", c.ID, err)
 	}
 	c.settle(Paused)
@@ -178,7 +182,7 @@ func (c *Container) Resume(ctx context.Context) error {
 		c.settle(Paused)
 		return fmt.Errorf("resume container %s: %w", c.ID, err)
 	}
-	c.settle(Running)
+	c.settle(c.resumed)
 	return nil
 }
 

@@ -8,6 +8,8 @@
 //	   │              Paused │                   ▼
 //	   └──────── Remove ─────┴────────────▶ Removing ──▶ gone
 //
+// A Created container can be paused too, and is Created again when resumed.
+//
 // The operations in -ing exclude each other without a lock: who finds the
 // container in another state than it needs is refused.
 package container
