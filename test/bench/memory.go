@@ -21,11 +21,8 @@ const mebibyte = 1 << 20
 type memory struct {
 	shimOne, shimTen float64 // the shim's, with one container and with ten
 
-	ram       float64 // of the guest
-	used      float64 // of ram, by kernel and agent: neither free nor cache
-	reserved  float64 // of ram, what containers cannot have: used, and what the kernel keeps free
-	agent     float64 // the agent's resident memory
-	processes []processMemory
+	debug, production guestMemory
+	processes         []processMemory
 }
 
 // processMemory is a process on the host: its share of memory without the
@@ -35,20 +32,23 @@ type processMemory struct {
 	pss  float64
 }
 
-// measureMemory looks at a pod without a container, not even a pause container,
-// then at its shim with containers.
+// measureMemory looks at pods without a container, not even a pause container,
+// then at the shim of one with containers.
 func measureMemory(ctx context.Context, c *cluster.Cluster) (m memory, err error) {
+	if m.debug, err = measureGuests(ctx, c, cluster.SandboxHandler); err != nil {
+		return m, err
+	}
+	if m.production, err = measureGuests(ctx, c, production); err != nil {
+		return m, err
+	}
 	pod := cluster.Pod{Name: "memory", Handler: cluster.SandboxHandler}
 	sandbox, err := c.RunPod(ctx, pod)
 	if err != nil {
 		return m, err
 	}
 	defer func() { err = errors.Join(err, c.RemovePod(ctx, sandbox)) }()
-	if err = m.measureGuest(ctx, c, sandbox); err != nil {
-		return m, err
-	}
 	time.Sleep(settleTime)
-	if m.processes, err = processesOf(sandbox, m.ram); err != nil {
+	if m.processes, err = processesOf(sandbox, m.debug.ram); err != nil {
 		return m, err
 	}
 	for i := range 10 {
@@ -69,36 +69,6 @@ func measureMemory(ctx context.Context, c *cluster.Cluster) (m memory, err error
 
 // settleTime is more than a shim takes after a start to give memory back.
 const settleTime = 3 * time.Second
-
-func (m *memory) measureGuest(ctx context.Context, c *cluster.Cluster, sandbox string) error {
-	size, err := c.VMInfo(ctx, sandbox, ".config.memory.size")
-	if err != nil {
-		return err
-	}
-	bytes, err := strconv.ParseFloat(strings.TrimSpace(size), 64)
-	if err != nil {
-		return err
-	}
-	out, err := c.Guest(ctx, sandbox, "cat /proc/meminfo /proc/1/status")
-	if err != nil {
-		return err
-	}
-	m.ram = bytes / mebibyte
-	m.used, m.reserved = m.ram, m.ram
-	var errs []error
-	for key, to := range map[string]*float64{
-		"MemFree:": &m.used, "Cached:": &m.used, "SReclaimable:": &m.used, "MemAvailable:": &m.reserved,
-	} {
-		n, missing := kilobytes(out, key)
-		errs = append(errs, missing)
-		*to -= n
-	}
-	shmem, err := kilobytes(out, "Shmem:") // is in Cached, and nobody can drop it
-	errs = append(errs, err)
-	m.used += shmem
-	m.agent, err = kilobytes(out, "VmRSS:")
-	return errors.Join(append(errs, err)...)
-}
 
 // kilobytes reads a line "key  123 kB" and gives it in MiB.
 func kilobytes(text, key string) (float64, error) {
@@ -196,8 +166,13 @@ func resident(sandbox string) (float64, error) {
 func (m memory) tables(images []imageSize) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n## The shim's memory\n\nThree seconds after the last start.\n\n| state | resident |\n|---|---:|\n| one container | %.1f MiB |\n| ten containers | %.1f MiB |\n\n", m.shimOne, m.shimTen)
-	fmt.Fprintf(&b, "## An idle pod's memory\n\nNo container runs, not even a pause container; the guest has %.0f MiB.\n\n| whose | MiB |\n|---|---:|\n", m.ram)
-	fmt.Fprintf(&b, "| in the guest: used by kernel and agent, without caches | %.1f |\n| the same with what the kernel keeps free: containers cannot have it | %.1f |\n| the agent's resident memory | %.1f |\n", m.used, m.reserved, m.agent)
+	fmt.Fprintf(&b, "## An idle pod's memory\n\nNo container runs, not even a pause container, and no shell; the guest has %.0f MiB. What the guest's agent tells, medians of %d boots of the debug image and of the production image.\n\n| whose | MiB |\n|---|---:|\n", m.debug.ram, guestBoots)
+	for _, image := range []struct {
+		name string
+		guestMemory
+	}{{"debug", m.debug}, {"production", m.production}} {
+		fmt.Fprintf(&b, "| in the guest, %s: used by kernel and agent, without caches | %.1f |\n| the same with what the kernel keeps free: containers cannot have it | %.1f |\n| the agent's resident memory | %.1f |\n", image.name, image.used, image.reserved, image.agent)
+	}
 	sum := 0.0
 	for _, p := range m.processes {
 		fmt.Fprintf(&b, "| on the host, beside the guest's RAM: `%s` | %.1f |\n", p.name, p.pss)
