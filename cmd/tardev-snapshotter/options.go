@@ -23,6 +23,8 @@ type options struct {
 	LogLevel    string   `toml:"log_level"`
 	LogFormat   string   `toml:"log_format"`
 	StopTimeout duration `toml:"stop_timeout"`
+	MaxLayer    size     `toml:"max_layer_size"`
+	MinFree     share    `toml:"min_free"`
 
 	config string
 }
@@ -49,6 +51,8 @@ func defaults() options {
 		LogLevel:    "info",
 		LogFormat:   string(log.TextFormat),
 		StopTimeout: duration(stopTimeout),
+		MaxLayer:    maxLayerSize,
+		MinFree:     share{percent: minFreePercent},
 	}
 }
 
@@ -96,6 +100,9 @@ func (o *options) flags(base options) *flag.FlagSet {
 	f.StringVar(&o.LogFormat, "log-format", base.LogFormat, "`format` of the log: text or json")
 	o.StopTimeout = base.StopTimeout
 	f.TextVar(&o.StopTimeout, "stop-timeout", base.StopTimeout, "how `long` requests may go on after a signal to stop")
+	o.MaxLayer, o.MinFree = base.MaxLayer, base.MinFree
+	f.TextVar(&o.MaxLayer, "max-layer-size", base.MaxLayer, "`size` that a layer may unpack to, such as 64GiB; 0 for any")
+	f.TextVar(&o.MinFree, "min-free", base.MinFree, "`size`, or percentage, of the file system below root that layers leave free")
 	f.SetOutput(io.Discard) // errors are returned
 	return f
 }

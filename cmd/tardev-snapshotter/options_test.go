@@ -56,6 +56,9 @@ func TestParse(t *testing.T) {
 		"flags": {[]string{"--root=/r", "--metrics-address", "127.0.0.1:0", "--stop-timeout=2s"}, func(o *options) {
 			o.Root, o.Metrics, o.StopTimeout = "/r", "127.0.0.1:0", duration(2*time.Second)
 		}, ""},
+		"bounds": {[]string{"--max-layer-size=2GiB", "--config", config("max_layer_size = '0'\nmin_free = '1MiB'\n")}, func(o *options) {
+			o.MaxLayer, o.MinFree = 2<<30, share{bytes: 1 << 20}
+		}, ""},
 		"file": {[]string{"--config", config(text)}, func(o *options) {
 			o.Root, o.Address, o.LogFormat, o.StopTimeout = "/a", "/b", "json", duration(time.Minute)
 		}, ""},
@@ -68,6 +71,8 @@ func TestParse(t *testing.T) {
 		"unknown key":    {[]string{"--config", config("rooot = '/a'\n[more]\nx = 1\n")}, nil, "unknown key rooot"},
 		"wrong type":     {[]string{"--config", config("root = 1\n")}, nil, "root"},
 		"wrong duration": {[]string{"--config", config("stop_timeout = 'soon'\n")}, nil, "soon"},
+		"wrong size":     {[]string{"--config", config("max_layer_size = '64GB'\n")}, nil, "64GB"},
+		"wrong share":    {[]string{"--min-free=100%"}, nil, "100%"},
 		"negative":       {[]string{"--stop-timeout=-1s"}, nil, "negative"},
 		"no TOML":        {[]string{"--config", config("{")}, nil, "config.toml"},
 		"no file":        {[]string{"--config", "/none/config.toml"}, nil, "/none/config.toml"},

@@ -40,6 +40,7 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, sn.Close()) }()
+	sn.SetBounds(snapshotter.Bounds{MaxLayer: int64(o.MaxLayer), MinFree: int64(o.MinFree.bytes), MinFreePercent: o.MinFree.percent})
 	m, err := startMetrics(ctx, o.Metrics, sn)
 	if err != nil {
 		return err

@@ -115,7 +115,7 @@ func (s *Snapshotter) layerOf(ctx context.Context, r *record) (made, error) {
 			return made{}, err
 		}
 		defer b.Close()
-		return s.convert(ctx, b, r.Name, r.Parent)
+		return s.convert(ctx, b, r, r.Name, r.Parent)
 	}))
 	if err != nil {
 		return made{}, err
@@ -162,8 +162,9 @@ func (s *Snapshotter) observed(make func() (made, error)) func() (made, error) {
 	}
 }
 
-// convert makes the layer file of the snapshot key above parent.
-func (s *Snapshotter) convert(ctx context.Context, b *blob, key, parent string) (_ made, err error) {
+// convert makes the layer file of the snapshot key above parent. What r says of
+// the image is for errors.
+func (s *Snapshotter) convert(ctx context.Context, b *blob, r *record, key, parent string) (_ made, err error) {
 	start := time.Now()
 	f, err := s.store.staging.create("layer-")
 	if err != nil {
@@ -171,12 +172,17 @@ func (s *Snapshotter) convert(ctx context.Context, b *blob, key, parent string) 
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("convert blob %s: %w", b.digest, errors.Join(classified(err), f.discard()))
+			err = classified(err)
+			image := ""
+			if errdefs.IsResourceExhausted(err) {
+				image = s.ofImage(ctx, r, b.digest) // who reads it has to choose what to do without
+			}
+			err = fmt.Errorf("convert blob %s%s: %w", b.digest, image, errors.Join(err, f.discard()))
 		}
 	}()
-	ctx, stop := context.WithCancel(ctx)
+	reading, stop := context.WithCancel(ctx)
 	defer stop()
-	l, err := tardev.Build(ctx, f, s.stream(ctx, b), tardev.BuildOptions{Lost: lossLog(ctx, b.digest), TempDir: s.dirs.staging})
+	l, err := tardev.Build(reading, s.bounded(f), s.stream(reading, b), tardev.BuildOptions{Lost: lossLog(ctx, b.digest), TempDir: s.dirs.staging})
 	if err != nil {
 		return made{}, err
 	}

@@ -114,7 +114,7 @@ func (s *Snapshotter) apply(ctx context.Context, desc ocispec.Descriptor, sn *sn
 			return made{}, err
 		}
 		defer b.Close()
-		return s.convert(ctx, b, name, parent)
+		return s.convert(ctx, b, &sn.record, name, parent)
 	}))
 	if err != nil {
 		return err

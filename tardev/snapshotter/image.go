@@ -22,10 +22,7 @@ type Image struct {
 // back. d is "" if only the chain id is known.
 func (s *Snapshotter) missing(ctx context.Context, r *record, d digest.Digest) error {
 	chain := r.chainID()
-	image := r.Labels[labelImageRef]
-	if image == "" {
-		image = s.imageOf(ctx, d, chain)
-	}
+	image := s.imageName(ctx, r, d)
 	what := fmt.Sprintf("blob %s", d)
 	if d == "" {
 		what = fmt.Sprintf("the blob of the layer of chain id %s", chain)
@@ -36,6 +33,23 @@ func (s *Snapshotter) missing(ctx context.Context, r *record, d digest.Digest) e
 	}
 	return fmt.Errorf("%s of image %s is not in containerd's content store, which drops layers that it has unpacked if discard_unpacked_layers is set or another snapshotter had them; `ctr -n %s content fetch %s` brings it back: %w",
 		what, image, ns, image, errdefs.ErrNotFound)
+}
+
+// imageName returns the name of the image that a snapshot is a layer of, as its
+// labels say or the image store; "" if neither knows.
+func (s *Snapshotter) imageName(ctx context.Context, r *record, d digest.Digest) string {
+	if image := r.Labels[labelImageRef]; image != "" {
+		return image
+	}
+	return s.imageOf(ctx, d, r.chainID())
+}
+
+// ofImage is " of image <name>" for an error, or "".
+func (s *Snapshotter) ofImage(ctx context.Context, r *record, d digest.Digest) string {
+	if image := s.imageName(ctx, r, d); image != "" {
+		return " of image " + image
+	}
+	return ""
 }
 
 // imageOf returns the name of an image with a layer, or "". It is asked for an

@@ -28,6 +28,8 @@ type Snapshotter struct {
 	lock    *os.File
 	// converted hears of every conversion.
 	converted func(Conversion)
+	bounds    Bounds
+	space     space
 	keepAll   bool // unreadable metadata may name any layer file, so none is removed
 }
 
@@ -64,7 +66,7 @@ func newOn(ctx context.Context, on disk, root string, content Content) (_ *Snaps
 	}
 	s := &Snapshotter{
 		dirs: d, disk: on, store: newStore(d, on), layers: &layers{files: map[string]*layer{}},
-		content: content, lock: lock, converted: func(Conversion) {},
+		content: content, lock: lock, converted: func(Conversion) {}, space: hostSpace,
 	}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
