@@ -96,6 +96,7 @@ var impostures = map[string]func(net.Conn){
 // containerd does not take events as it should from some step on, until the pod is
 // to be deleted: no request is held up by that, and no event is lost.
 func TestMatrixOfContainerd(t *testing.T) {
+	t.Parallel()
 	for name, do := range impostures {
 		for at, phase := range phases() {
 			cell(t, "containerd", fmt.Sprintf("%s after %s", name, phase), func(t *testing.T) {

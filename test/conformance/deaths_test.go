@@ -35,6 +35,7 @@ func (h *host) killVMMs() {
 // Somebody dies between two steps: the rest of the life answers in time, every
 // process that started is told to have ended, and nothing is left.
 func TestMatrixOfDeathsBetweenSteps(t *testing.T) {
+	t.Parallel()
 	for victim, die := range victims {
 		for at, phase := range phases() {
 			cell(t, victim, fmt.Sprintf("%s after %s", victim, phase), func(t *testing.T) {
@@ -60,6 +61,7 @@ func TestMatrixOfDeathsBetweenSteps(t *testing.T) {
 
 // Somebody dies while the agent has a request that it does not answer.
 func TestMatrixOfDeathsDuringARequest(t *testing.T) {
+	t.Parallel()
 	plain := func(t *testing.T) *host { return newHost(t, memory.Script{}) }
 	begin := func(h *host) *life { return newLife(h) }
 	for _, victim := range []string{"shim", "VMM"} {

@@ -86,6 +86,7 @@ func (h *host) remount(how string) {
 }
 
 func TestMatrixOfDisks(t *testing.T) {
+	t.Parallel()
 	for name, s := range shortages {
 		for at, phase := range append([]string{"nothing"}, phases()...) {
 			cell(t, "disk", fmt.Sprintf("%s after %s", name, phase), func(t *testing.T) {

@@ -76,13 +76,8 @@ func TestDirectVolumeIsResized(t *testing.T) {
 			h := newHost(t, memory.Script{Version: version})
 			h.flavour = agenttest.Ours
 			source, file := directVolume(t)
-			s := h.pod("pod")
-			s.create(s.id, streams{}, h.layer("pause"))
-			s.run(s.id, "")
-			id := h.id("c")
-			s.attach(id, mounting(source, "/data"))
-			s.create(id, streams{}, h.layer("base"))
-			s.run(id, "")
+			s := h.runningPod()
+			id := s.runningMember("c", mounting(source, "/data"))
 
 			status, text := s.resize(source, 4<<20)
 			info, err := os.Stat(file)

@@ -52,6 +52,7 @@ func replace(file string, with func() error) error {
 // A layer that is not what it should be: the container is not created, the error
 // names the layer's file, and the pod and its other containers go on.
 func TestMatrixOfDamagedLayers(t *testing.T) {
+	t.Parallel()
 	for damage, do := range damages {
 		for _, which := range []string{"pause", "top", "base"} {
 			cell(t, "layer file", which+" is "+damage, func(t *testing.T) {

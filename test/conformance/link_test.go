@@ -132,6 +132,7 @@ var disturbances = map[string]func(k *link){
 }
 
 func TestMatrixOfConnections(t *testing.T) {
+	t.Parallel()
 	for name, disturb := range disturbances {
 		for at, phase := range phases()[:len(phases())-1] {
 			weighedCell(t, "vsock", fmt.Sprintf("%s after %s", name, phase), name == "hangs", func(t *testing.T) {
@@ -179,6 +180,7 @@ func readLine(c net.Conn) {
 // A handshake may fail a few times while a guest boots; one that always fails
 // ends the start of the sandbox when the time for it is over.
 func TestMatrixOfHandshakes(t *testing.T) {
+	t.Parallel()
 	for name, do := range handshakes {
 		cell(t, "vsock", name+" at first", func(t *testing.T) {
 			h := newHost(t, memory.Script{})

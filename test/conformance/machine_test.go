@@ -47,10 +47,7 @@ func TestProtectedPodIsBoundToItsPolicy(t *testing.T) {
 	if want := fmt.Sprintf("%x", sha256.Sum256([]byte(policy))); made.Payload.HostData != want || !made.Platform.SevSnp || made.Payload.Igvm != filepath.Join(h.dir, "kata.igvm") {
 		t.Errorf("the machine is %+v, want the host data %s", made, want)
 	}
-	s.kill(s.id, "", 9)
-	s.wait(s.id, "")
-	s.remove(s.id, "")
-	s.shutdown(s.id)
+	s.finish(s.id)
 }
 
 // TestMachinesThatCannotBe: what a pod asks for is refused with a reason that its
@@ -104,15 +101,13 @@ func TestMoreLayersThanSlotsAreRefusedBeforeTheFirstPlug(t *testing.T) {
 		t.Error("a container that was refused can be deleted")
 	}
 	h.delete(id)
-	s.kill(s.id, "", 9)
-	s.wait(s.id, "")
-	s.remove(s.id, "")
-	s.shutdown(s.id)
+	s.finish(s.id)
 }
 
 // TestTimeOfACreateIsDividedOverItsPhases: the shim answers before its caller
 // gives up, and says where the time went.
 func TestTimeOfACreateIsDividedOverItsPhases(t *testing.T) {
+	t.Parallel() // it waits
 	h := newHost(t, memory.Script{Up: memory.Never, Console: "a guest that does not get far\n"})
 	s := h.pod("pod")
 	ctx, cancel := context.WithTimeout(h.ctx(), 12*time.Second)

@@ -62,6 +62,7 @@ var passedOn = []string{
 var inBackground = []string{"UpdateInterface 2", "UpdateRoutes 2", "TtyWinResize 1"}
 
 func TestMatrixOfAgentFaults(t *testing.T) {
+	t.Parallel()
 	for rpc, most := range agentCalls {
 		agentRow(t, rpc, most, func(t *testing.T) *life { return newLife(newHost(t, memory.Script{})) })
 	}
@@ -160,6 +161,7 @@ var vmmFaults = map[string]struct {
 }
 
 func TestMatrixOfVMMFaults(t *testing.T) {
+	t.Parallel()
 	for endpoint, most := range vmmCalls {
 		vmmRow(t, endpoint, most, func(t *testing.T) *host { return newHost(t, memory.Script{}) }, func(h *host) *life { return newLife(h) })
 	}

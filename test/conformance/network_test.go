@@ -45,9 +45,7 @@ func TestPodHasItsNetwork(t *testing.T) {
 		t.Run(end, func(t *testing.T) {
 			h := newHost(t, memory.Script{})
 			name := h.namespaceWithLink()
-			s := h.pod("pod", netns("/run/netns/"+name))
-			s.create(s.id, streams{}, h.layer("pause"))
-			s.run(s.id, "")
+			s := h.runningPod(netns("/run/netns/" + name))
 			if links := h.ip("-n", name, "-o", "link"); !strings.Contains(links, "tap0_kata") {
 				t.Errorf("links are %s", links)
 			}
@@ -119,9 +117,7 @@ func TestNeighborsThatAreRefusedDoNotStopAPod(t *testing.T) {
 func TestLinksComeAndGoWhileThePodRuns(t *testing.T) {
 	h := newHost(t, memory.Script{})
 	ns := h.namespaceWithLink()
-	s := h.pod("pod", netns("/run/netns/"+ns))
-	s.create(s.id, streams{}, h.layer("pause"))
-	s.run(s.id, "")
+	s := h.runningPod(netns("/run/netns/" + ns))
 	told := func(want string) func() bool {
 		return func() bool {
 			calls := s.agent.Calls()
@@ -162,9 +158,7 @@ func TestLinksComeAndGoWhileThePodRuns(t *testing.T) {
 func TestLinkThatTheMachineDoesNotTake(t *testing.T) {
 	h := newHost(t, memory.Script{Faults: []memory.Fault{{Endpoint: "vm.add-net", Call: 2, Do: "fail"}}})
 	ns := h.namespaceWithLink()
-	s := h.pod("pod", netns("/run/netns/"+ns))
-	s.create(s.id, streams{}, h.layer("pause"))
-	s.run(s.id, "")
+	s := h.runningPod(netns("/run/netns/" + ns))
 	h.ip("link", "add", "far"+ns[len(ns)-6:], "type", "veth", "peer", "name", "net1", "netns", ns)
 	h.ip("-n", ns, "address", "add", "198.51.100.2/24", "dev", "net1")
 	h.eventually("the machine has the card after all", func() bool { return slices.Equal(h.nics(s.id), []string{"net0", "net2"}) })
@@ -178,9 +172,7 @@ func TestLinkThatTheMachineDoesNotTake(t *testing.T) {
 func TestTwoLinksAtOnce(t *testing.T) {
 	h := newHost(t, memory.Script{})
 	ns := h.namespaceWithLink()
-	s := h.pod("pod", netns("/run/netns/"+ns))
-	s.create(s.id, streams{}, h.layer("pause"))
-	s.run(s.id, "")
+	s := h.runningPod(netns("/run/netns/" + ns))
 	end := ns[len(ns)-6:]
 	h.ip("link", "add", "fara"+end, "type", "veth", "peer", "name", "net1", "netns", ns)
 	h.ip("link", "add", "farb"+end, "type", "veth", "peer", "name", "net2", "netns", ns)

@@ -100,14 +100,6 @@ func (s *shim) member(name string, cpus float64, mib int64) string {
 	return id
 }
 
-func (h *host) runningPod() *shim {
-	h.t.Helper()
-	s := h.pod("pod")
-	s.create(s.id, streams{}, h.layer("pause"))
-	s.run(s.id, "")
-	return s
-}
-
 func TestMachineFollowsItsContainers(t *testing.T) {
 	h := growing(t, memory.Script{Version: "51"})
 	s := h.runningPod()

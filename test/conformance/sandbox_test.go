@@ -47,10 +47,7 @@ func TestSandboxService(t *testing.T) {
 	if err != nil || state.State != "SANDBOX_READY" || state.Pid != started.Pid {
 		t.Errorf("status %v, %v", state, err)
 	}
-	id := h.id("a")
-	s.attach(id)
-	s.create(id, streams{}, h.layer("base"))
-	s.run(id, "")
+	id := s.runningMember("a")
 	if _, err := pods.StopSandbox(h.ctx(), &sandboxpb.StopSandboxRequest{SandboxId: s.id}); err != nil {
 		t.Error(err)
 	}

@@ -167,6 +167,34 @@ func (h *host) pod(name string, changes ...change) *shim {
 	return h.single(name, append([]change{inPod(id, id), args("pause")}, changes...)...)
 }
 
+// running is a container without a pod that runs.
+func (h *host) running() *shim {
+	h.t.Helper()
+	s := h.single("one")
+	s.create(s.id, streams{}, h.layer("base"))
+	s.run(s.id, "")
+	return s
+}
+
+// runningPod is a pod whose pause container runs.
+func (h *host) runningPod(changes ...change) *shim {
+	h.t.Helper()
+	s := h.pod("pod", changes...)
+	s.create(s.id, streams{}, h.layer("pause"))
+	s.run(s.id, "")
+	return s
+}
+
+// runningMember is a container of the pod that runs.
+func (s *shim) runningMember(name string, changes ...change) (id string) {
+	s.h.t.Helper()
+	id = s.h.id(name)
+	s.attach(id, changes...)
+	s.create(id, streams{}, s.h.layer("base"))
+	s.run(id, "")
+	return id
+}
+
 // streams are where a process's streams go.
 type streams struct {
 	stdin, stdout, stderr string

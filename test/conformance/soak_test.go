@@ -66,9 +66,7 @@ func TestSoak(t *testing.T) {
 				t.Run("", func(t *testing.T) {
 					t.Parallel()
 					h := newHost(t, memory.Script{})
-					s := h.pod("pod")
-					s.create(s.id, streams{}, h.layer("pause"))
-					s.run(s.id, "")
+					s := h.runningPod()
 					containers := 1 + n%5
 					for c := range containers {
 						s.cycle(h.id(fmt.Sprint("c", c)))
@@ -90,9 +88,7 @@ func TestSoak(t *testing.T) {
 	})
 	t.Run("one pod", func(t *testing.T) {
 		h := newHost(t, memory.Script{})
-		s := h.pod("pod")
-		s.create(s.id, streams{}, h.layer("pause"))
-		s.run(s.id, "")
+		s := h.runningPod()
 		var sizes []size
 		for n := range cycles {
 			id := h.id(fmt.Sprint("c", n))

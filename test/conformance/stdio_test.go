@@ -17,15 +17,6 @@ import (
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver/memory"
 )
 
-// running is a shim with a container that blocks.
-func (h *host) running() *shim {
-	h.t.Helper()
-	s := h.single("one")
-	s.create(s.id, streams{}, h.layer("base"))
-	s.run(s.id, "")
-	return s
-}
-
 func TestExecOutputAndStatus(t *testing.T) {
 	h := newHost(t, memory.Script{})
 	s := h.running()
@@ -144,6 +135,7 @@ func TestOutputBeforeAQuickExitArrivesWhole(t *testing.T) {
 }
 
 func TestReaderThatLeavesDoesNotHideTheExit(t *testing.T) {
+	t.Parallel() // it waits
 	h := newHost(t, memory.Script{})
 	s := h.running()
 	s.agent.Script([]string{"much"}, agenttest.Script{Stdout: strings.Repeat("x", 1<<20), Block: true})
@@ -163,6 +155,7 @@ func TestReaderThatLeavesDoesNotHideTheExit(t *testing.T) {
 }
 
 func TestExitIsSeenThoughNobodyReads(t *testing.T) {
+	t.Parallel() // it waits
 	if testing.Short() {
 		t.Skip("waits for a limit of 10 s")
 	}

@@ -76,9 +76,7 @@ func TestPodSharesALayer(t *testing.T) {
 
 func TestLayerPluggedAgainHasAnotherName(t *testing.T) {
 	h := newHost(t, memory.Script{})
-	s := h.pod("pod")
-	s.create(s.id, streams{}, h.layer("pause"))
-	s.run(s.id, "")
+	s := h.runningPod()
 	for _, name := range []string{"a", "b"} {
 		id := h.id(name)
 		s.attach(id)
@@ -94,9 +92,7 @@ func TestEveryAgentIsServed(t *testing.T) {
 		t.Run(string(flavour), func(t *testing.T) {
 			h := newHost(t, memory.Script{})
 			h.flavour = flavour
-			s := h.single("one")
-			s.create(s.id, streams{}, h.layer("base"))
-			s.run(s.id, "")
+			s := h.running()
 			stdout := h.fifo("out")
 			out := h.read(stdout)
 			s.exec(s.id, "e", streams{stdout: stdout}, "echo", "hello")
@@ -115,9 +111,7 @@ func TestEveryAgentIsServed(t *testing.T) {
 
 func TestKillWaitDelete(t *testing.T) {
 	h := newHost(t, memory.Script{})
-	s := h.single("one")
-	s.create(s.id, streams{}, h.layer("base"))
-	s.run(s.id, "")
+	s := h.running()
 	s.exec(s.id, "e", streams{}, "sleep", "inf")
 	s.run(s.id, "e")
 
@@ -148,9 +142,7 @@ func TestKillWaitDelete(t *testing.T) {
 
 func TestCreatedContainerCanBeKilled(t *testing.T) {
 	h := newHost(t, memory.Script{})
-	s := h.pod("pod")
-	s.create(s.id, streams{}, h.layer("pause"))
-	s.run(s.id, "")
+	s := h.runningPod()
 	id := h.id("a")
 	s.attach(id)
 	s.create(id, streams{}, h.layer("base"))
@@ -160,13 +152,8 @@ func TestCreatedContainerCanBeKilled(t *testing.T) {
 
 func TestShutdownWaitsForTheLastContainer(t *testing.T) {
 	h := newHost(t, memory.Script{})
-	s := h.pod("pod")
-	s.create(s.id, streams{}, h.layer("pause"))
-	s.run(s.id, "")
-	id := h.id("a")
-	s.attach(id)
-	s.create(id, streams{}, h.layer("base"))
-	s.run(id, "")
+	s := h.runningPod()
+	id := s.runningMember("a")
 	if _, err := s.Shutdown(h.ctx(), &taskapi.ShutdownRequest{ID: id}); err != nil {
 		t.Fatal(err)
 	}
@@ -180,9 +167,7 @@ func TestShutdownWaitsForTheLastContainer(t *testing.T) {
 
 func TestPausesAndResumes(t *testing.T) {
 	h := newHost(t, memory.Script{})
-	s := h.single("one")
-	s.create(s.id, streams{}, h.layer("base"))
-	s.run(s.id, "")
+	s := h.running()
 	if _, err := s.Pause(h.ctx(), &taskapi.PauseRequest{ID: s.id}); err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,7 @@ var broken = map[string]struct {
 }
 
 func TestMatrixOfNetworkNamespaces(t *testing.T) {
+	t.Parallel()
 	for name, b := range broken {
 		cell(t, "network", "namespace "+name, func(t *testing.T) {
 			h := newHost(t, memory.Script{})
@@ -82,6 +83,7 @@ var losses = map[string]func(h *host, ns string){
 // A part of the pod's network is gone after some step: the pod may be without, but
 // its life goes on.
 func TestMatrixOfNetworkLosses(t *testing.T) {
+	t.Parallel()
 	for what, lose := range losses {
 		for at, phase := range phases()[:len(phases())-1] {
 			cell(t, "network", fmt.Sprintf("no %s after %s", what, phase), func(t *testing.T) {

@@ -186,13 +186,8 @@ func TestCountersOfBothVersions(t *testing.T) {
 // one is at work, and gets the same answer; containerd is told once.
 func TestDeleteWhoseAnswerWasLost(t *testing.T) {
 	h := newHost(t, memory.Script{})
-	s := h.pod("pod")
-	s.create(s.id, streams{}, h.layer("pause"))
-	s.run(s.id, "")
-	id := h.id("a")
-	s.attach(id)
-	s.create(id, streams{}, h.layer("base"))
-	s.run(id, "")
+	s := h.runningPod()
+	id := s.runningMember("a")
 	s.kill(id, "", uint32(unix.SIGTERM))
 	s.wait(id, "")
 	release := s.agent.Hang("RemoveContainer", 1)

@@ -38,19 +38,14 @@ func revision(t testing.TB, dir, name, content string) {
 // words are on the host before its exit is known.
 func TestVolumesOfAContainer(t *testing.T) {
 	h := newHost(t, memory.Script{})
-	s := h.pod("pod")
-	s.create(s.id, streams{}, h.layer("pause"))
-	s.run(s.id, "")
+	s := h.runningPod()
 	config, words := t.TempDir(), filepath.Join(t.TempDir(), "log")
 	revision(t, config, "..1", "one")
 	if err := os.WriteFile(words, []byte("of the run before"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.agent.Script([]string{"app"}, agenttest.Script{Block: true, LastWords: "good bye"})
-	id := h.id("c")
-	s.attach(id, args("app"), mounting(config, "/etc/app", "ro"), mounting(words, "/dev/termination-log"))
-	s.create(id, streams{}, h.layer("base"))
-	s.run(id, "")
+	id := s.runningMember("c", args("app"), mounting(config, "/etc/app", "ro"), mounting(words, "/dev/termination-log"))
 	key := func(content string) func() bool {
 		return func() bool {
 			for path, f := range s.agent.Files() {
@@ -93,9 +88,7 @@ func BenchmarkCreateWith200Files(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	s := h.pod("pod")
-	s.create(s.id, streams{}, h.layer("pause"))
-	s.run(s.id, "")
+	s := h.runningPod()
 	n := 0
 	for b.Loop() {
 		b.StopTimer()
