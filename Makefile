@@ -78,8 +78,9 @@ tools: ## build containerd, crictl and CNI plugins for the tests
 	cd test/tools && $(GO) build -o ../../$(TOOLS)/ tool
 	$(GO) build -trimpath -ldflags '-s -w' -o $(TOOLS)/ ./test/cluster/pause
 
-containerds: ## build containerd 1.7 and fetch Debian 12's 1.6, for the tests that run on them
+containerds: ## build containerd 1.7 and 2.2 and fetch Debian 12's 1.6, for the tests that run on them
 	cd test/tools17 && $(GO) build -trimpath -ldflags '-s -w' -o ../../$(TOOLS)/containerd-1.7/ tool
+	cd test/tools22 && $(GO) build -trimpath -ldflags '-s -w' -o ../../$(TOOLS)/containerd-2.2/ tool
 	@[ -x $(TOOLS)/containerd-1.6/ctr ] || { set -ex; mkdir -p $(TOOLS)/containerd-1.6; cd $(TOOLS)/containerd-1.6; \
 	apt-get download containerd/bookworm; dpkg-deb -x containerd_*.deb package; \
 	mv package/usr/bin/containerd package/usr/bin/ctr .; rm -r package containerd_*.deb; }

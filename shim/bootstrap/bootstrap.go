@@ -3,10 +3,10 @@
 //
 // Both run in the bundle's directory. start answers with the address of the
 // shim, the running one for a later container of a pod: a BootstrapResult to a
-// containerd that sends a BootstrapParams, the plain "unix://..." form to others.
-// delete
-// is called each time that containerd's connection for a task has closed, be it
-// in good order or not, and takes back what is left, from what is on disk.
+// containerd that sends a BootstrapParams, JSON to one that says it knows a newer
+// task API, the plain "unix://..." form to others. delete is called each time that
+// containerd's connection for a task has closed, be it in good order or not, and
+// takes back what is left, from what is on disk.
 package bootstrap
 
 import (

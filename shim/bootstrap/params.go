@@ -75,9 +75,9 @@ const apiVersion = 2
 const envMaxVersion = "MAX_SHIM_VERSION"
 
 // answer is what start answers: a BootstrapResult to whoever sends a
-// BootstrapParams for this id, the same as JSON to whoever knows of versions above
-// ours (containerd 2.0 to 2.2), and the plain address, which every containerd
-// reads, to all others.
+// BootstrapParams for this id, the same as JSON to whoever says that he knows of
+// versions above ours, which no release of containerd does though all from 1.7 on
+// read it, and the plain address, which every containerd reads, to all others.
 func answer(params []byte, id, address string, maxVersion int) (string, error) {
 	ids, err := fields(params, fieldInstance)
 	if err == nil && len(ids) == 1 && string(ids[0]) == id {

@@ -63,10 +63,10 @@ func TestAnswerInTheFormOfTheQuestion(t *testing.T) {
 		want       string
 	}{
 		"by hand":           {nil, "", address},
-		"1.7":               {options(t, "/etc/c.toml"), "2", address},
-		"2.2":               {options(t, "/etc/c.toml"), "3", asJSON},
-		"2.2, no options":   {nil, "3", asJSON},
-		"2.4":               {params, "3", asProtobuf},
+		"1.7 to 2.2":        {options(t, "/etc/c.toml"), "2", address},
+		"newer":             {options(t, "/etc/c.toml"), "3", asJSON},
+		"newer, no options": {nil, "3", asJSON},
+		"2.4":               {params, "2", asProtobuf},
 		"another id's":      {parameters(nil), "2", address},
 		"garbage":           {[]byte{0x0a, 0xff}, "2", address},
 		"version is a word": {nil, "three", address},

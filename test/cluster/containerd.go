@@ -3,11 +3,12 @@ package cluster
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"text/template"
 )
 
 // Containerds are the versions of containerd that a cluster may run.
-var Containerds = []string{"1.6", "1.7", "2.4"}
+var Containerds = []string{"1.6", "1.7", "2.2", "2.4"}
 
 // defaultContainerd is the version that lies with the other tools.
 const defaultContainerd = "2.4"
@@ -30,9 +31,15 @@ func (p Paths) HasContainerd(version string) bool {
 // layers. One that cannot unpacks them into the snapshotter's scratch directories.
 func hasProxyDiffers(version string) bool { return version != "1.6" }
 
+// hasServerPlugins reports whether a version is told by plugins where to listen.
+func hasServerPlugins(version string) bool { return version == "" || version == defaultContainerd }
+
+// HasSandboxers reports whether a version can make pods by the sandbox API.
+func HasSandboxers(version string) bool { return !strings.HasPrefix(version, "1.") }
+
 // containerdTemplate is the configuration for a version.
 func containerdTemplate(version string) *template.Template {
-	if version == "" || version == defaultContainerd {
+	if HasSandboxers(version) {
 		return containerdConfig
 	}
 	return containerdConfig2

@@ -13,7 +13,9 @@ import (
 )
 
 // containerdConfig is what an operator adds to containerd's configuration for
-// kata-cc, and private paths for the rest.
+// kata-cc, and private paths for the rest. A containerd before 2.3 refuses the
+// containers of a handler that has both a sandboxer and options that are not
+// runc's; there the shim finds its configuration by itself.
 var containerdConfig = template.Must(template.New("containerd.toml").Parse(`version = 3
 root = '{{.Dir}}/root'
 state = '{{.Dir}}/state'
@@ -31,9 +33,9 @@ temp = '{{.Dir}}/root/tmp'
 [plugins.'io.containerd.service.v1.diff-service']
   default = ['tardev-differ', 'walking']
 
-[plugins.'io.containerd.server.v1.grpc']
+[{{if .Servers}}plugins.'io.containerd.server.v1.grpc'{{else}}grpc{{end}}]
   address = '{{.Socket}}'
-[plugins.'io.containerd.server.v1.ttrpc']
+[{{if .Servers}}plugins.'io.containerd.server.v1.ttrpc'{{else}}ttrpc{{end}}]
   address = '{{.Socket}}.ttrpc'
 [plugins.'io.containerd.internal.v1.opt']
   path = '{{.Dir}}/opt'
@@ -70,8 +72,10 @@ temp = '{{.Dir}}/root/tmp'
       disable_pause_image_pull = true
 {{- end}}
       pod_annotations = ['io.katacontainers.*']
+{{- if or $.Servers (not (index $.Sandboxed $handler))}}
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{{$handler}}.options]
         ConfigPath = '{{$config}}'
+{{- end}}
 {{- end}}
 `))
 
@@ -89,7 +93,7 @@ func (c *Cluster) writeFiles(_ context.Context, o Options) error {
 	err := containerdTemplate(c.containerd).Execute(&containerd, map[string]any{
 		"Dir": c.Dir, "Socket": c.socket(), "TardevSocket": c.tardevSocket(),
 		"Tools": c.Paths.Tools, "Pause": PauseImage, "Handlers": configs,
-		"Sandboxed": sandboxed, "Differ": hasProxyDiffers(c.containerd),
+		"Sandboxed": sandboxed, "Differ": hasProxyDiffers(c.containerd), "Servers": hasServerPlugins(c.containerd),
 	})
 	if err != nil {
 		return err

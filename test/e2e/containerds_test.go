@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,12 +44,16 @@ func TestContainerdVersions(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			appliedBy(t, c, map[string]string{"1.6": "Commit", "1.7": "Apply"}[version])
+			appliedBy(t, c, map[string]string{"1.6": "Commit", "1.7": "Apply", "2.2": "Apply"}[version])
 			before, err := c.Census()
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Run("CRI", func(t *testing.T) { examplePod(t, c) })
+			t.Run("CRI", func(t *testing.T) { examplePod(t, c, cluster.Handler) })
+			if cluster.HasSandboxers(version) {
+				t.Run("sandbox API", func(t *testing.T) { examplePod(t, c, cluster.SandboxHandler) })
+				t.Run("JSON", func(t *testing.T) { answeredInJSON(t, c) })
+			}
 			t.Run("ctr", func(t *testing.T) { exampleByCtr(t, c) })
 			if left, err := c.AwaitGone(context.Background(), before); err != nil || len(left) > 0 {
 				t.Errorf("left behind (%v):\n%s", err, left)
@@ -72,8 +77,8 @@ func appliedBy(t *testing.T, c *cluster.Cluster, rpc string) {
 }
 
 // examplePod runs the example pod through restarts of containerd.
-func examplePod(t *testing.T, c *cluster.Cluster) {
-	p := runPod(t, c, "example")
+func examplePod(t *testing.T, c *cluster.Cluster, handler string) {
+	p := startPod(t, c, cluster.Pod{Name: "example", Handler: handler})
 	id := p.run(cluster.Container{Name: "main", Command: []string{"/bin/busybox", "sh", "-c"},
 		Args: []string{"while [ ! -e /end ]; do busybox sleep 0.1; done; exit 9"}})
 	if root := p.exec(id, "ls", "/"); !strings.Contains(root, "LAYER_1") || !strings.Contains(root, "LAYER_2") {
@@ -101,9 +106,27 @@ func examplePod(t *testing.T, c *cluster.Cluster) {
 }
 
 // exampleByCtr runs a container of the image that CRI has pulled without CRI.
-func exampleByCtr(t *testing.T, c *cluster.Cluster) {
+func exampleByCtr(t *testing.T, c *cluster.Cluster) { runByCtr(t, c, "io.containerd.kata-cc.v2") }
+
+// answeredInJSON has the shim believe that its caller knows of a version above 2.
+// No release of containerd says so, though all from 1.7 on read what comes then.
+func answeredInJSON(t *testing.T, c *cluster.Cluster) {
+	shim := filepath.Join(t.TempDir(), "containerd-shim-kata-cc-v2")
+	answers := shim + ".answers"
+	script := fmt.Sprintf("#!/bin/sh\nexport MAX_SHIM_VERSION=3\n%s \"$@\" | tee -a %s\n", filepath.Join(c.Paths.Bin, "containerd-shim-kata-cc-v2"), answers)
+	check(t, os.WriteFile(shim, []byte(script), 0o755))
+	runByCtr(t, c, shim)
+	text, err := os.ReadFile(answers)
+	check(t, err)
+	if !strings.Contains(string(text), `{"version":2,"address":"unix://`) {
+		t.Errorf("the shim answered %q", text)
+	}
+}
+
+func runByCtr(t *testing.T, c *cluster.Cluster, runtime string) {
+	t.Helper()
 	id := c.Unique("ctr")
-	out, err := c.Shell(t.Context(), "ctr --namespace k8s.io run --rm --runtime io.containerd.kata-cc.v2 --runtime-config-path "+
+	out, err := c.Shell(t.Context(), "ctr --namespace k8s.io run --rm --runtime "+runtime+" --runtime-config-path "+
 		c.KataConfig(cluster.Handler)+" --snapshotter tardev "+cluster.ExampleImage+" "+id+" /bin/busybox echo from ctr")
 	if err != nil || !strings.Contains(out, "from ctr") {
 		t.Errorf("ctr run: %q, %v", out, err)
