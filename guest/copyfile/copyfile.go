@@ -83,7 +83,7 @@ func (f *Files) copy(name string, r *agentpb.CopyFileRequest) error {
 	case unix.S_IFDIR:
 		return directory(root, base, r)
 	case unix.S_IFLNK:
-		if err := link(root, base, r); err != nil || base != versionLink {
+		if err := link(root, base, f.temporary(), r); err != nil || base != versionLink {
 			return err
 		}
 		return f.tidy(root, path.Dir(name), string(r.GetData()))
@@ -113,9 +113,7 @@ func directory(root *os.Root, base string, r *agentpb.CopyFileRequest) error {
 
 // link makes a symbolic link in the place of whatever has the name. The target
 // may point anywhere: who follows it does so inside a container.
-func link(root *os.Root, name string, r *agentpb.CopyFileRequest) error {
-	temp := name + ".link"
-	_ = root.Remove(temp)
+func link(root *os.Root, name, temp string, r *agentpb.CopyFileRequest) error {
 	if err := root.Symlink(string(r.GetData()), temp); err != nil {
 		return err
 	}
@@ -161,6 +159,18 @@ func (f *Files) piece(root *os.Root, name string, r *agentpb.CopyFileRequest) (e
 	return nil
 }
 
+// temporary is a name for what is not whole yet.
+func (f *Files) temporary() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.temporaryLocked()
+}
+
+func (f *Files) temporaryLocked() string {
+	f.names++
+	return incoming + strconv.FormatUint(f.names, 10)
+}
+
 // begin finds the file which a piece belongs to.
 func (f *Files) begin(name string, r *agentpb.CopyFileRequest) (*pending, error) {
 	size, offset, n := r.GetFileSize(), r.GetOffset(), int64(len(r.GetData()))
@@ -175,8 +185,7 @@ func (f *Files) begin(name string, r *agentpb.CopyFileRequest) (*pending, error)
 	}
 	if offset == 0 {
 		if p == nil {
-			f.names++
-			p = &pending{temp: incoming + strconv.FormatUint(f.names, 10)}
+			p = &pending{temp: f.temporaryLocked()}
 			f.pending[name] = p
 		}
 		p.have, p.size = 0, size

@@ -51,6 +51,29 @@ func TestFilesWithOneStemDoNotMeet(t *testing.T) {
 	}
 }
 
+// Links have names of their own while they are made, too.
+func TestLinksDoNotMeet(t *testing.T) {
+	dir := t.TempDir()
+	f := New(dir)
+	longest := strings.Repeat("n", 255)
+	names := []string{"a.link", "a", longest}
+	for _, name := range names {
+		r := request(dir+"/"+name, "..data/"+name)
+		r.FileMode, r.FileSize = unix.S_IFLNK|0o777, 0
+		if err := f.Copy(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range names {
+		if got, err := os.Readlink(filepath.Join(dir, name)); got != "..data/"+name || err != nil {
+			t.Errorf("%s leads to %q, %v", name, got, err)
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) != len(names) {
+		t.Errorf("the directory holds %v", left)
+	}
+}
+
 func TestBeginningAnewReplacesALongerBeginning(t *testing.T) {
 	dir := t.TempDir()
 	f := New(dir)
