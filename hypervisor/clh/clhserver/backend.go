@@ -40,7 +40,7 @@ type Backend interface {
 	// SetVCPUs gives the machine so many processors, or takes them away. It fails with
 	// ErrPending while the guest has not let go of those taken away before.
 	SetVCPUs(ctx context.Context, n int) error
-	// AddMemory gives the running machine so many bytes more.
+	// AddMemory gives the running machine so many bytes more. All or nothing.
 	AddMemory(ctx context.Context, bytes uint64) error
 	// PowerButton presses the ACPI power button.
 	PowerButton(ctx context.Context) error
@@ -73,21 +73,25 @@ type NewBackend func(e Events) (Backend, error)
 
 // Machine is a VmConfig that passed validation, every device named and placed.
 type Machine struct {
-	Segments  int // PCI segments, of which each has one bus
-	VCPUs     int
-	Memory    uint64 // bytes
-	Hugepages bool
-	Kernel    string // bzImage or PVH ELF
-	Initramfs string
-	Cmdline   string
-	IGVM      string // launch image of a protected machine, in place of the three before
-	HostData  string // hexadecimal, what the guest is measured with besides
-	Disks     []Disk
-	Nets      []Net
-	Vsock     *Vsock
-	Serial    Console // ttyS0
-	Virtio    Console // hvc0
-	RNG       *RNG
+	Segments int // PCI segments, of which each has one bus
+	VCPUs    int
+	MaxVCPUs int    // what SetVCPUs may ask for
+	Memory   uint64 // bytes
+	// HotplugMemory is how many bytes AddMemory may add in all, in MemorySlots calls
+	// and by whole MemoryBlocks.
+	HotplugMemory uint64
+	Hugepages     bool
+	Kernel        string // bzImage or PVH ELF
+	Initramfs     string
+	Cmdline       string
+	IGVM          string // launch image of a protected machine, in place of the three before
+	HostData      string // hexadecimal, what the guest is measured with besides
+	Disks         []Disk
+	Nets          []Net
+	Vsock         *Vsock
+	Serial        Console // ttyS0
+	Virtio        Console // hvc0
+	RNG           *RNG
 }
 
 // Disk is a raw image or block device. At, as in every device, is the slot that

@@ -24,7 +24,8 @@ func (s *server) build(v *vm) (Machine, error) {
 		v.devices["__slot"+at.String()] = &device{at: &at}
 	}
 	m := Machine{
-		Segments: segments(c), VCPUs: c.Cpus.BootVcpus, Memory: c.Memory.Size, Hugepages: value(c.Memory.Hugepages),
+		Segments: segments(c), VCPUs: c.Cpus.BootVcpus, MaxVCPUs: c.Cpus.MaxVcpus,
+		Memory: c.Memory.Size, HotplugMemory: value(c.Memory.HotplugSize), Hugepages: value(c.Memory.Hugepages),
 		Serial: v.serial, Virtio: v.virtio,
 	}
 	if value(c.Payload.Igvm) != "" && snp(c) {

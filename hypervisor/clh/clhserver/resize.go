@@ -7,9 +7,10 @@ import (
 	"github.com/kata-cc/kata-cc/hypervisor/clh/api"
 )
 
+// How the memory of a running machine grows.
 const (
-	memoryBlock = 128 << 20 // what memory is added in multiples of
-	memorySlots = 8         // how often it can be added
+	MemoryBlock = 128 << 20 // bytes that memory is added in multiples of
+	MemorySlots = 8         // how often it can be added
 )
 
 // ErrPending is a backend's answer while the guest still lets go of processors.
@@ -75,10 +76,10 @@ func (s *server) resizeMemory(ctx context.Context, v *vm, size uint64, booted bo
 	if booted && size > now {
 		more := size - now
 		switch {
-		case more%memoryBlock != 0:
+		case more%MemoryBlock != 0:
 			return fail(other, "Error resizing the VM: memory grows by multiples of 128 MiB, not by %d bytes", more)
-		case v.grown == memorySlots:
-			return fail(other, "Error resizing the VM: no hotplug slot is left of %d", memorySlots)
+		case v.grown == MemorySlots:
+			return fail(other, "Error resizing the VM: no hotplug slot is left of %d", MemorySlots)
 		case v.added+more > value(v.config.Memory.HotplugSize):
 			return fail(other, "Error resizing the VM: insufficient memory for hotplug")
 		}

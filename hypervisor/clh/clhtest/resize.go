@@ -5,11 +5,47 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/kata-cc/kata-cc/hypervisor"
 )
 
-// testResize gives a disk another size, or checks that a version that cannot says so.
+// testResize gives a machine another size, and then a disk of it.
 func testResize(t *testing.T, m Machine) {
+	m.Spec.MaxVCPUs, m.Spec.MaxMemoryMiB = m.Spec.VCPUs+2, m.Spec.MemoryMiB+512
 	h := boot(t, m)
+	h.grow()
+	h.resizeDisk()
+}
+
+// grow adds processors and memory, and asks for less and for too much.
+func (h *host) grow() {
+	t, spec := h.t, h.m.Spec
+	for _, step := range []struct{ ask, get hypervisor.Size }{
+		{hypervisor.Size{VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB}, hypervisor.Size{VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB}},
+		{hypervisor.Size{VCPUs: spec.VCPUs + 1, MemoryMiB: spec.MemoryMiB + 200}, hypervisor.Size{VCPUs: spec.VCPUs + 1, MemoryMiB: spec.MemoryMiB + 256}},
+		{hypervisor.Size{VCPUs: spec.VCPUs + 2, MemoryMiB: spec.MemoryMiB}, hypervisor.Size{VCPUs: spec.VCPUs + 2, MemoryMiB: spec.MemoryMiB + 256}},
+	} {
+		for range 2 { // what the VMM then says it has is what is asked for
+			if got, err := h.vm.Resize(t.Context(), step.ask); err != nil || got != step.get {
+				t.Errorf("resize to %+v: %+v, %v, want %+v", step.ask, got, err, step.get)
+			}
+		}
+	}
+	for _, much := range []hypervisor.Size{{VCPUs: spec.VCPUs + 3, MemoryMiB: spec.MemoryMiB}, {VCPUs: spec.VCPUs + 2, MemoryMiB: spec.MemoryMiB + 640}} {
+		if got, err := h.vm.Resize(t.Context(), much); !errdefs.IsResourceExhausted(err) || got.VCPUs != spec.VCPUs+2 || got.MemoryMiB != spec.MemoryMiB+256 {
+			t.Errorf("resize to %+v: %+v, %v", much, got, err)
+		}
+	}
+	// Processors that stay are no error, memory stays always.
+	got, err := h.vm.Resize(t.Context(), hypervisor.Size{VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB})
+	if err != nil || got.VCPUs != spec.VCPUs && got.VCPUs != spec.VCPUs+2 || got.MemoryMiB != spec.MemoryMiB+256 {
+		t.Errorf("less: %+v, %v", got, err)
+	}
+}
+
+// resizeDisk gives a disk another size, or checks that a version that cannot says so.
+func (h *host) resizeDisk() {
+	t := h.t
 	disk := h.disk("volume")
 	disk.ReadOnly = false
 	if _, err := h.vm.HotplugDisk(t.Context(), disk); err != nil {

@@ -193,15 +193,6 @@ func (b *Backend) RemoveDevice(ctx context.Context, id string) error {
 // PowerButton presses the ACPI power button.
 func (b *Backend) PowerButton(ctx context.Context) error { return b.run(ctx, "system_powerdown") }
 
-// errFixed is why a running machine is not resized.
-var errFixed = errors.New("this machine cannot change its size while it runs")
-
-// SetVCPUs refuses.
-func (b *Backend) SetVCPUs(context.Context, int) error { return errFixed }
-
-// AddMemory refuses.
-func (b *Backend) AddMemory(context.Context, uint64) error { return errFixed }
-
 // Pause stops the processors.
 func (b *Backend) Pause(ctx context.Context) error { return b.run(ctx, "stop") }
 

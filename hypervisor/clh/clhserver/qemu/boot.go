@@ -20,7 +20,10 @@ func boot(ctx context.Context, s *spawner, o Options, e clhserver.Events, m clhs
 	if err != nil {
 		return nil, err
 	}
-	vm := &machine{events: e, names: newNames(), plugs: make(chan plugged), ended: make(chan struct{})}
+	vm := &machine{
+		accel: o.Accel, hugepages: m.Hugepages, vcpus: m.VCPUs,
+		events: e, names: newNames(), plugs: make(chan plugged), ended: make(chan struct{}),
+	}
 	defer vm.back.OnError(ctx, &err)
 
 	ch, monitor, err := vm.openChannels(m)

@@ -64,16 +64,6 @@ func (c *channels) close() {
 	}
 }
 
-// memory is the guest's memory. It is shared because the vsock device, another
-// process, reads and writes the guest's queues in it.
-type memory struct {
-	Type  string `json:"qom-type"`
-	ID    string `json:"id"`
-	Size  uint64 `json:"size"`
-	Share bool   `json:"share"`
-	Huge  bool   `json:"hugetlb,omitempty"`
-}
-
 type object struct {
 	Type     string `json:"qom-type"`
 	ID       string `json:"id"`
@@ -95,16 +85,16 @@ func commandLine(m clhserver.Machine, accel Accel, ch channels, names *names, im
 	c.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	c.add("-machine", "pc,memory-backend=ram,usb=off,vmport=off,smm=off,dump-guest-core=off")
 	c.add(accel.arguments()...)
-	c.add("-smp", strconv.Itoa(m.VCPUs))
-	if err := c.addJSON("-object", memory{Type: "memory-backend-memfd", ID: "ram", Size: m.Memory, Share: true, Huge: m.Hugepages}); err != nil {
+	c.add("-smp", fmt.Sprintf("cpus=%d,maxcpus=%d", m.VCPUs, max(m.VCPUs, m.MaxVCPUs)))
+	if err := c.addMemory(m); err != nil {
 		return nil, err
 	}
 	c.add("-kernel", m.Kernel)
 	if m.Initramfs != "" {
 		c.add("-initrd", m.Initramfs)
 	}
-	if m.Cmdline != "" {
-		c.add("-append", m.Cmdline)
+	if words := guestCommandLine(m); words != "" {
+		c.add("-append", words)
 	}
 	// As Cloud Hypervisor does: a reset boots the same machine again, power-off
 	// ends the process, a panicked guest is left to itself.

@@ -93,6 +93,14 @@ func TestCommandLine(t *testing.T) {
 			ch:     channels{monitor: fds[0]},
 			images: []image{{driver: "file", size: 4096}},
 		},
+		"growing": {
+			machine: clhserver.Machine{
+				VCPUs: 1, MaxVCPUs: 4, Memory: 512 << 20, HotplugMemory: 1000 << 20, Hugepages: true,
+				Kernel: "/k/vmlinuz", Cmdline: "panic=1",
+			},
+			accel: TCG,
+			ch:    channels{monitor: fds[0]},
+		},
 		"null-consoles": {
 			machine: clhserver.Machine{
 				VCPUs: 1, Memory: 512 << 20, Kernel: "/k/vmlinuz",

@@ -25,6 +25,14 @@ type machine struct {
 	consoles consoles
 	back     undo.Stack // everything that is to be given back
 
+	accel     Accel
+	hugepages bool
+	vcpus     int // what the guest may have in use
+	dimms     int // how often memory was added
+
+	sizing  sync.Mutex
+	leaving []string // QOM paths of the processors that the guest was asked to let go of
+
 	asked      atomic.Bool // the end was asked for, so it is not an event
 	poweredOff bool        // watch's own
 	lastReset  time.Time   // watch's own
@@ -124,16 +132,22 @@ func (m *machine) guestReset() {
 		m.vsock.Reset()
 	}
 	m.events.Rebooted()
+	m.unplugAgain()
 	for _, p := range m.names.all() {
-		m.expectActivation(p)
+		if p.kind != "memory" {
+			m.expectActivation(p)
+		}
 	}
 }
 
 // release gives back the host side of a device that the guest let go of.
 func (m *machine) release(p plugged) {
 	command, arguments := "blockdev-del", map[string]string{"node-name": p.name}
-	if p.kind == "net" {
+	switch p.kind {
+	case "net":
 		command, arguments = "netdev_del", map[string]string{"id": p.name}
+	case "memory":
+		command, arguments = "object-del", map[string]string{"id": p.name}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()

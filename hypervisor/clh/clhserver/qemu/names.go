@@ -19,7 +19,7 @@ type names struct {
 type plugged struct {
 	id    string // the API's
 	name  string // QEMU's, of the device and of its host side
-	kind  string // "disk", "net", "vsock"
+	kind  string // "disk", "net", "vsock", "memory"
 	asked bool   // the guest was asked to let go of it
 }
 

@@ -62,7 +62,7 @@ func (m *machine) give(ctx context.Context, name string, f *os.File) error {
 
 // plug makes the host side of the device that QEMU knows by name, and then the
 // device.
-func (m *machine) plug(ctx context.Context, name, command string, host any, dev device) error {
+func (m *machine) plug(ctx context.Context, name, command string, host, dev any) error {
 	if err := m.run(ctx, command, host, nil); err != nil {
 		if refused(err) {
 			m.forget(name)
@@ -75,7 +75,7 @@ func (m *machine) plug(ctx context.Context, name, command string, host any, dev 
 		m.abandon(name)
 		return err
 	}
-	if p, ok := m.names.inQEMU(name); ok {
+	if p, ok := m.names.inQEMU(name); ok && p.kind != "memory" {
 		m.expectActivation(p)
 	}
 	return nil

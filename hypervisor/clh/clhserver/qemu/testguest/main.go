@@ -10,7 +10,8 @@
 //	addr N A     gives the network card N the IPv4 address A (with prefix length)
 //	has F        fails if the guest has no file F
 //	print F W    writes the word W and a newline to F
-//	cpus, memory the number of processors, the bytes of memory
+//	cpus, memory the number of processors in use, the bytes of memory
+//	online       brings plugged processors and memory into use
 //	poweroff, reboot, panic
 //
 // Every answer ends with an empty line. What comes on UDP port 7
@@ -25,7 +26,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/mdlayher/vsock"
@@ -149,7 +149,11 @@ func command(words []string) (string, error) {
 	case words[0] == "print" && len(words) == 3:
 		return "", os.WriteFile(words[1], []byte(words[2]+"\n"), 0)
 	case words[0] == "cpus":
-		return fmt.Sprintln(runtime.NumCPU()), nil
+		var set unix.CPUSet
+		err := unix.SchedGetaffinity(0, &set)
+		return fmt.Sprintln(set.Count()), err
+	case words[0] == "online":
+		return "", online()
 	case words[0] == "memory":
 		var info unix.Sysinfo_t
 		err := unix.Sysinfo(&info)
@@ -162,6 +166,27 @@ func command(words []string) (string, error) {
 		return "", os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 	}
 	return "", fmt.Errorf("unknown command %q", words)
+}
+
+// online brings into use what is offline.
+func online() error {
+	var files []string
+	for _, dir := range []string{"cpu", "memory"} {
+		found, err := filepath.Glob("/sys/devices/system/" + dir + "/" + dir + "[0-9]*/online")
+		if err != nil {
+			return err
+		}
+		files = append(files, found...)
+	}
+	for _, f := range files {
+		if text, err := os.ReadFile(f); err != nil || strings.TrimSpace(string(text)) != "0" {
+			continue
+		}
+		if err := os.WriteFile(f, []byte("1"), 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func devices(pattern, attribute string) (string, error) {

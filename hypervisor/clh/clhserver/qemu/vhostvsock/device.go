@@ -71,6 +71,7 @@ const (
 	protocolMQ       = 1 << 0
 	protocolReplyAck = 1 << 3
 	protocolConfig   = 1 << 9
+	protocolMemSlots = 1 << 15 // regions of memory are added and removed one by one
 )
 
 // ErrHungUp says that QEMU closed its end, as it does when it ends.
@@ -157,7 +158,7 @@ func (d *Device) stop(r *ring) {
 		r.kick.Close()
 		r.kick = nil
 	}
-	r.mapped = false
+	r.mapped, r.lost = false, false
 }
 
 func (r *ring) setCall(f *os.File) {
@@ -217,7 +218,7 @@ func (d *Device) carryOut(m *message) (answer []byte, err error) {
 	case setFeatures:
 		d.features = f.u64()
 	case getProtocolFeatures:
-		return u64(protocolMQ | protocolReplyAck | protocolConfig), nil
+		return u64(protocolMQ | protocolReplyAck | protocolConfig | protocolMemSlots), nil
 	case getQueueNum:
 		return u64(uint64(len(d.rings))), nil
 	case setProtocolFeatures, setOwner, resetOwner, setVringErr:
@@ -225,6 +226,12 @@ func (d *Device) carryOut(m *message) (answer []byte, err error) {
 		return d.config(m.payload)
 	case setMemTable:
 		return nil, d.setMemory(m)
+	case getMaxMemSlots:
+		return u64(maxRegions), nil
+	case addMemReg:
+		return nil, d.addMemory(m)
+	case remMemReg:
+		return nil, d.removeMemory(m)
 	case setVringKick, setVringCall:
 		return nil, d.setFile(m, f.u64())
 	case setVringNum, setVringBase, getVringBase, setVringEnable, setVringAddr:
@@ -266,6 +273,38 @@ func (d *Device) setMemory(m *message) error {
 			}
 		}
 	}
+	return nil
+}
+
+// addMemory adds a region. A ring that lay in one that was removed may lie in it.
+func (d *Device) addMemory(m *message) error {
+	mem, err := d.mem.with(m.payload, m.files)
+	if err != nil {
+		return err
+	}
+	d.mem = mem
+	for i := range d.rings {
+		if r := &d.rings[i]; r.lost && r.resolve(mem) == nil {
+			r.lost = false
+		}
+	}
+	return d.started()
+}
+
+// removeMemory takes a region out. QEMU changes one by removing it and adding what
+// it has become, so a ring in it only rests.
+func (d *Device) removeMemory(m *message) error {
+	mem, gone, err := d.mem.without(m.payload)
+	if err != nil {
+		return err
+	}
+	for i := range d.rings {
+		if r := &d.rings[i]; r.mapped && r.resolve(mem) != nil {
+			r.mapped, r.lost = false, true
+		}
+	}
+	d.mem = mem
+	gone.unmap()
 	return nil
 }
 
@@ -325,6 +364,7 @@ func (d *Device) setRing(request uint32, f *fields) ([]byte, error) {
 		if f.bad {
 			return nil, errors.New("vhost-user: message is cut short")
 		}
+		r.lost = false
 		return nil, r.resolve(d.mem)
 	}
 	return nil, nil

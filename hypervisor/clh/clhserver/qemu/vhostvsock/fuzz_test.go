@@ -90,7 +90,7 @@ func FuzzFromGuest(f *testing.F) {
 // FuzzMessages: no message without descriptors makes the device map memory or
 // run a ring.
 func FuzzMessages(f *testing.F) {
-	for request := range uint32(26) {
+	for request := range uint32(40) {
 		f.Add(request, u64s(0, 0, 0, 0, 0))
 	}
 	f.Add(uint32(setVringNum), u32s(0, 16))

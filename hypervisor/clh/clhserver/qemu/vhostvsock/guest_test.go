@@ -109,10 +109,34 @@ func (g *guest) ask(request uint32, payload []byte, files ...*os.File) []byte {
 	g.t.Helper()
 	var flags uint32 = flagVersion
 	switch request {
-	case getFeatures, getProtocolFeatures, getQueueNum, getVringBase, getConfig:
+	case getFeatures, getProtocolFeatures, getQueueNum, getVringBase, getConfig, getMaxMemSlots:
 	default:
 		flags |= flagNeedReply
 	}
+	g.send(request, flags, payload, files)
+	var header [headerSize]byte
+	g.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(g.conn, header[:]); err != nil {
+		g.t.Fatalf("answer to request %d: %v", request, err)
+	}
+	if got := binary.LittleEndian.Uint32(header[:]); got != request {
+		g.t.Fatalf("answer to request %d, want %d", got, request)
+	}
+	answer := make([]byte, binary.LittleEndian.Uint32(header[8:]))
+	if _, err := io.ReadFull(g.conn, answer); err != nil {
+		g.t.Fatalf("answer to request %d: %v", request, err)
+	}
+	return answer
+}
+
+// tell is ask without an answer.
+func (g *guest) tell(request uint32, payload []byte, files ...*os.File) {
+	g.t.Helper()
+	g.send(request, flagVersion, payload, files)
+}
+
+func (g *guest) send(request, flags uint32, payload []byte, files []*os.File) {
+	g.t.Helper()
 	b := binary.LittleEndian.AppendUint32(nil, request)
 	b = binary.LittleEndian.AppendUint32(b, flags)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
@@ -127,19 +151,6 @@ func (g *guest) ask(request uint32, payload []byte, files ...*os.File) []byte {
 	if _, _, err := g.conn.WriteMsgUnix(append(b, payload...), rights, nil); err != nil {
 		g.t.Fatalf("request %d: %v", request, err)
 	}
-	var header [headerSize]byte
-	g.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := io.ReadFull(g.conn, header[:]); err != nil {
-		g.t.Fatalf("answer to request %d: %v", request, err)
-	}
-	if got := binary.LittleEndian.Uint32(header[:]); got != request {
-		g.t.Fatalf("answer to request %d, want %d", got, request)
-	}
-	answer := make([]byte, binary.LittleEndian.Uint32(header[8:]))
-	if _, err := io.ReadFull(g.conn, answer); err != nil {
-		g.t.Fatalf("answer to request %d: %v", request, err)
-	}
-	return answer
 }
 
 func u32s(values ...uint32) (b []byte) {

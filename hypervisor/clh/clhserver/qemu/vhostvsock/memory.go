@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,11 @@ type region struct {
 	data  []byte
 	whole []byte // what was mapped
 }
+
+// maxRegions bounds the stretches of the guest's memory. A table that is told
+// whole holds eight; QEMU needs two for what a machine starts with, a few more
+// while its firmware runs, and one for each time that memory is added.
+const maxRegions = 64
 
 // parseMemTable maps what SET_MEM_TABLE describes.
 func parseMemTable(payload []byte, files []*os.File) (mem memory, err error) {
@@ -34,29 +40,75 @@ func parseMemTable(payload []byte, files []*os.File) (mem memory, err error) {
 		return nil, fmt.Errorf("vhost-user: %d memory regions with %d descriptors", n, len(files))
 	}
 	for _, file := range files {
-		r := region{guest: f.u64()}
-		size := f.u64()
-		r.user = f.u64()
-		offset := f.u64()
-		if f.bad {
-			return mem, errors.New("vhost-user: memory table is cut short")
-		}
-		var st unix.Stat_t
-		if err = unix.Fstat(int(file.Fd()), &st); err != nil {
-			return mem, fmt.Errorf("vhost-user: memory region: %w", err)
-		}
-		end := offset + size
-		if size == 0 || end < offset || end > uint64(st.Size) || r.guest+size < r.guest || r.user+size < r.user {
-			return mem, fmt.Errorf("vhost-user: memory region of %d bytes at %d in a file of %d", size, offset, st.Size)
-		}
-		r.whole, err = unix.Mmap(int(file.Fd()), 0, int(end), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		r, err := mapRegion(&f, file)
 		if err != nil {
-			return mem, fmt.Errorf("vhost-user: map memory region: %w", err)
+			return mem, err
 		}
-		r.data = r.whole[offset:end:end]
 		mem = append(mem, r)
 	}
 	return mem, nil
+}
+
+// mapRegion maps the region of file that f describes next.
+func mapRegion(f *fields, file *os.File) (region, error) {
+	r, size, offset, err := parseRegion(f)
+	if err != nil {
+		return r, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return r, fmt.Errorf("vhost-user: memory region: %w", err)
+	}
+	end := offset + size
+	if size == 0 || end < offset || end > uint64(st.Size) || r.guest+size < r.guest || r.user+size < r.user {
+		return r, fmt.Errorf("vhost-user: memory region of %d bytes at %d in a file of %d", size, offset, st.Size)
+	}
+	r.whole, err = unix.Mmap(int(file.Fd()), 0, int(end), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return r, fmt.Errorf("vhost-user: map memory region: %w", err)
+	}
+	r.data = r.whole[offset:end:end]
+	return r, nil
+}
+
+func parseRegion(f *fields) (r region, size, offset uint64, err error) {
+	r.guest, size, r.user, offset = f.u64(), f.u64(), f.u64(), f.u64()
+	if f.bad {
+		return r, 0, 0, errors.New("vhost-user: memory region is cut short")
+	}
+	return r, size, offset, nil
+}
+
+// with is the memory and what ADD_MEM_REG describes.
+func (m memory) with(payload []byte, files []*os.File) (memory, error) {
+	if len(files) != 1 || len(m) >= maxRegions {
+		return nil, fmt.Errorf("vhost-user: one more memory region with %d descriptors beside %d of at most %d", len(files), len(m), maxRegions)
+	}
+	f := fields{rest: payload}
+	f.u64() // padding
+	r, err := mapRegion(&f, files[0])
+	if err != nil {
+		return nil, err
+	}
+	return append(slices.Clone(m), r), nil
+}
+
+// without is the memory but for the region that REM_MEM_REG describes, which is
+// still mapped.
+func (m memory) without(payload []byte) (rest, gone memory, err error) {
+	f := fields{rest: payload}
+	f.u64() // padding
+	r, size, _, err := parseRegion(&f)
+	if err != nil {
+		return nil, nil, err
+	}
+	i := slices.IndexFunc(m, func(o region) bool {
+		return o.guest == r.guest && o.user == r.user && uint64(len(o.data)) == size
+	})
+	if i < 0 {
+		return nil, nil, fmt.Errorf("vhost-user: no memory region of %d bytes at %#x", size, r.guest)
+	}
+	return slices.Delete(slices.Clone(m), i, i+1), m[i : i+1], nil
 }
 
 func (m memory) unmap() {

@@ -31,6 +31,9 @@ const (
 	getQueueNum         = 17
 	setVringEnable      = 18
 	getConfig           = 24
+	getMaxMemSlots      = 36
+	addMemReg           = 37
+	remMemReg           = 38
 )
 
 const (

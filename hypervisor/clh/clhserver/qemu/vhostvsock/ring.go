@@ -22,6 +22,7 @@ type ring struct {
 	enabled           bool
 
 	mapped bool
+	lost   bool // its memory was taken away while it was mapped
 	descs  []byte
 	availB []byte
 	usedB  []byte
