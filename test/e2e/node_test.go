@@ -28,6 +28,7 @@ const (
 	silentAgent = "kata-cc-silent-agent"             // the guest boots and no agent listens
 	onInitrd    = "kata-cc-initrd"                   // boots, from one initial ramdisk without a root disk
 	production  = "kata-cc-production"               // boots, from the image without a debug console
+	growing     = "kata-cc-growing"                  // boots, and follows its containers
 	fewSeconds  = 12                                 // how long silentAgent's shim waits for it
 )
 
@@ -62,6 +63,10 @@ var node = sync.OnceValues(func() (*cluster.Cluster, error) {
 		panics:      {"hypervisor.clh": {"initrd": empty}},
 		onInitrd:    {"hypervisor.clh": paths.Debug().OnRamdisk()},
 		production:  {"hypervisor.clh": paths.Production().OnDisk()},
+		growing: {
+			"hypervisor.clh": {"default_maxvcpus": 4, "default_maxmemory": 1536},
+			"runtime":        {"static_sandbox_resource_mgmt": false},
+		},
 		silentAgent: {"hypervisor.clh": {"initrd": silent}, "agent.kata": {"dial_timeout": fewSeconds}},
 	}})
 })

@@ -56,7 +56,7 @@ func mapRegion(f *fields, file *os.File) (region, error) {
 		return r, err
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+	if err = unix.Fstat(int(file.Fd()), &st); err != nil {
 		return r, fmt.Errorf("vhost-user: memory region: %w", err)
 	}
 	end := offset + size
