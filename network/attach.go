@@ -33,8 +33,8 @@ func Attach(ctx context.Context, netnsPath string) (n *Network, err error) {
 }
 
 func attach(ctx context.Context, h *netlink.Handle) (_ *Network, err error) {
-	links, err := addressed(h, nil)
-	if err != nil {
+	links, unfit, err := addressed(h, nil)
+	if err = errors.Join(err, unfit); err != nil {
 		return nil, err
 	}
 	n := &Network{joined: map[int]string{}}
@@ -70,14 +70,13 @@ type addressedLink struct {
 }
 
 // addressed lists the links with an address, and those known by their index,
-// sorted by name. One that cannot be joined to a tap is an error: the pod would
-// lack a network it was promised.
-func addressed(h *netlink.Handle, known map[int]string) ([]addressedLink, error) {
+// sorted by name. Of those that cannot be joined to a tap unfit tells: the pod
+// lacks a network it was promised.
+func addressed(h *netlink.Handle, known map[int]string) (found []addressedLink, unfit, err error) {
 	links, err := h.LinkList()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
-	var found []addressedLink
 	for _, l := range links {
 		a := l.Attrs()
 		if a.RawFlags&unix.IFF_LOOPBACK != 0 || isTap(a.Name) {
@@ -85,18 +84,19 @@ func addressed(h *netlink.Handle, known map[int]string) ([]addressedLink, error)
 		}
 		addresses, err := h.AddrList(l, netlink.FAMILY_ALL)
 		if err != nil {
-			return nil, fmt.Errorf("list addresses of %s: %w", a.Name, err)
+			return nil, nil, fmt.Errorf("list addresses of %s: %w", a.Name, err)
 		}
 		if _, ours := known[a.Index]; len(addresses) == 0 && !ours {
 			continue
 		}
 		if len(a.HardwareAddr) != 6 {
-			return nil, fmt.Errorf("link %s of type %s has no Ethernet address: %w", a.Name, l.Type(), errdefs.ErrNotImplemented)
+			unfit = errors.Join(unfit, fmt.Errorf("link %s of type %s has no Ethernet address: %w", a.Name, l.Type(), errdefs.ErrNotImplemented))
+			continue
 		}
 		found = append(found, addressedLink{l, addresses})
 	}
 	slices.SortFunc(found, func(a, b addressedLink) int { return strings.Compare(a.link.Attrs().Name, b.link.Attrs().Name) })
-	return found, nil
+	return found, unfit, nil
 }
 
 // join makes a tap and the filters between it and a link.

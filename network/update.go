@@ -26,6 +26,9 @@ type Change struct {
 	// Routes says that the routes differ, or that those of one of Interfaces are
 	// lost in its configuration.
 	Routes bool
+	// Unjoined says which links could not be joined. The next Update tries them
+	// again.
+	Unjoined error
 }
 
 // Empty reports whether nothing has changed that matters to a guest.
@@ -34,8 +37,9 @@ func (c Change) Empty() bool {
 }
 
 // Update joins the links that have come to the namespace since, forgets those
-// that are gone, and describes all anew. On error n is as it was, and nothing is
-// left of what was made.
+// that are gone, and describes all anew. One that cannot be joined is left out,
+// and the change names it beside the others. On error n is as it was, and nothing
+// is left of what was made.
 //
 // Link-local addresses and neighbours that come or go do not count as a change:
 // the kernels on both sides find them by themselves.
@@ -55,7 +59,7 @@ func (n *Network) update(ctx context.Context, h *netlink.Handle) (c Change, err 
 	if err != nil {
 		return c, fmt.Errorf("list links: %w", err)
 	}
-	now, err := addressed(h, n.joined)
+	now, unfit, err := addressed(h, n.joined)
 	if err != nil {
 		return c, err
 	}
@@ -69,16 +73,19 @@ func (n *Network) update(ctx context.Context, h *netlink.Handle) (c Change, err 
 	}
 	var back undo.Stack
 	defer back.OnError(ctx, &err)
-	for _, l := range now {
+	c.Unjoined = unfit
+	now = slices.DeleteFunc(now, func(l addressedLink) bool {
 		if _, known := next.joined[l.link.Attrs().Index]; known {
-			continue
+			return false
 		}
-		nic, failed := next.join(ctx, h, l.link, &back)
+		nic, failed := next.tryJoin(ctx, h, l.link, &back)
 		if failed != nil {
-			return c, fmt.Errorf("link %s: %w", l.link.Attrs().Name, failed)
+			c.Unjoined = errors.Join(c.Unjoined, fmt.Errorf("link %s: %w", l.link.Attrs().Name, failed))
+			return true
 		}
 		c.Added = append(c.Added, nic)
-	}
+		return false
+	})
 	if err = next.describeAll(h, now); err != nil {
 		return c, err
 	}
@@ -91,6 +98,20 @@ func (n *Network) update(ctx context.Context, h *netlink.Handle) (c Change, err 
 	next.NICs = slices.DeleteFunc(append(slices.Clone(n.NICs), c.Added...), func(nic hypervisor.NIC) bool { return slices.Contains(c.Removed, nic.ID) })
 	*n = *next
 	return c, nil
+}
+
+// tryJoin is join, of which nothing is left if it fails: not even the number, for
+// it may be tried each second.
+func (n *Network) tryJoin(ctx context.Context, h *netlink.Handle, link netlink.Link, back *undo.Stack) (hypervisor.NIC, error) {
+	number := n.next
+	var own undo.Stack
+	nic, err := n.join(ctx, h, link, &own)
+	if err != nil {
+		n.next = number
+		return nic, errors.Join(err, own.Run(context.WithoutCancel(ctx)))
+	}
+	back.Add(own.Run)
+	return nic, nil
 }
 
 // Forget drops a NIC that the machine did not take, and with its tap's last

@@ -160,30 +160,60 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// A link that cannot be joined costs those that can nothing.
-func TestUpdateThatFailsLeavesAllAsItWas(t *testing.T) {
+// A link that cannot be joined costs those that can nothing, whether they came
+// before it or come after, and is joined once it can be.
+func TestLinkThatCannotBeJoined(t *testing.T) {
 	p := newPod(t)
+	files := openFiles(t)
 	n, err := Attach(t.Context(), p.path)
 	must(t, err)
-	defer func() { must(t, n.CloseTaps()) }()
-	p.addLink(t, "aaa", "10.7.0.2/24")
-	before := p.state(t)
+	update := func(want string, unjoined ...string) {
+		t.Helper()
+		c, err := n.Update(t.Context(), p.path)
+		must(t, err)
+		if got := c.text(); got != want || c.Empty() != (want == "") {
+			t.Errorf("change %q, want %q", got, want)
+		}
+		for _, name := range unjoined {
+			if c.Unjoined == nil || !strings.Contains(c.Unjoined.Error(), name) {
+				t.Errorf("not joined: %v; want %s", c.Unjoined, name)
+			}
+		}
+		if len(unjoined) == 0 && c.Unjoined != nil {
+			t.Errorf("not joined: %v", c.Unjoined)
+		}
+		must(t, n.CloseTaps())
+	}
 	must(t, within(p.path, func(h *netlink.Handle) error {
-		return h.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "zzz"}, Mode: netlink.TUNTAP_MODE_TUN})
+		return h.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "cable"}, Mode: netlink.TUNTAP_MODE_TUN}) // without an Ethernet address
 	}))
 	in(t, p.path, func(h *netlink.Handle, link netlink.Link) error {
 		a, err := netlink.ParseAddr("10.9.0.2/24")
 		return errors.Join(err, h.AddrAdd(link, a))
-	}, "zzz")
-	if _, err := n.Update(t.Context(), p.path); err == nil || !strings.Contains(err.Error(), "zzz") {
-		t.Errorf("update: %v", err)
+	}, "cable")
+	p.addLink(t, "busy", "10.6.0.2/24")
+	in(t, p.path, func(h *netlink.Handle, link netlink.Link) error { return h.QdiscAdd(ingress(link)) }, "busy") // somebody else's
+	p.addLink(t, "aaa", "10.7.0.2/24")
+
+	update("+net2 aaa 10.7.0.2/24 routes", "busy", "cable")
+	for range 3 {
+		update("", "busy", "cable")
 	}
-	p.deleteLink(t, "zzz")
-	if got := p.state(t); !slices.Equal(got, before) {
-		t.Errorf("left %v, there was %v", got, before)
+	p.addLink(t, "later", "10.8.0.2/24")
+	update("+net3 later 10.8.0.2/24 routes", "busy", "cable")
+	p.deleteLink(t, "cable")
+	in(t, p.path, func(h *netlink.Handle, link netlink.Link) error { return delIngress(h, link) }, "busy")
+	update("+net4 busy 10.6.0.2/24 routes")
+	update("")
+
+	must(t, Detach(t.Context(), p.path))
+	p.deleteLink(t, "later")
+	want := []string{"aaa", "busy", "eth0", "eth1", "lo"}
+	if got := p.state(t); !slices.Equal(got, want) {
+		t.Errorf("left %v, want %v", got, want)
 	}
-	if c, err := n.Update(t.Context(), p.path); err != nil || len(c.Added) != 1 {
-		t.Errorf("update without it: %v, %v", c.text(), err)
+	if got := openFiles(t); got != files {
+		t.Errorf("%d open files, there were %d", got, files)
 	}
 }
 

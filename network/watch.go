@@ -16,7 +16,8 @@ const (
 	// looked at: a CNI plugin makes a link, gives it an address and adds routes in
 	// three steps.
 	watchPause = 50 * time.Millisecond
-	// watchRetry is when a look that failed is repeated if nothing else happens.
+	// watchRetry is when a look that failed is repeated. What happens meanwhile
+	// waits for that: a look that fails makes and takes away links itself.
 	watchRetry = time.Second
 )
 
@@ -56,16 +57,16 @@ func Watch(ctx context.Context, path string, look func() error) error {
 		}
 	}()
 	for {
-		var again <-chan time.Time
 		err := look()
 		if errors.Is(err, errNoNamespace) || errors.Is(err, os.ErrClosed) {
 			return nil
 		}
+		wake, again := changed, (<-chan time.Time)(nil)
 		if err != nil {
-			again = time.After(watchRetry)
+			wake, again = nil, time.After(watchRetry)
 		}
 		select {
-		case <-changed:
+		case <-wake:
 		case <-again:
 		case err := <-failed:
 			if ctx.Err() != nil {

@@ -56,10 +56,13 @@ func (s *Sandbox) followLinks(ctx context.Context) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	change, err := s.network.Update(ctx, s.o.NetNS)
-	if err != nil || change.Empty() {
+	if err != nil {
 		return err
 	}
-	var failed error
+	if change.Empty() {
+		return change.Unjoined
+	}
+	failed := change.Unjoined
 	for _, nic := range change.Added {
 		if err := s.plugNIC(ctx, nic); err != nil {
 			failed = errors.Join(failed, err)
@@ -68,6 +71,7 @@ func (s *Sandbox) followLinks(ctx context.Context) error {
 	}
 	// Only now, as it closes those of all cards.
 	failed = errors.Join(failed, s.network.CloseTaps())
+	s.followAddresses(ctx)
 	for _, i := range change.Interfaces {
 		s.complain(ctx, "configure interface "+i.Name, s.configureLink(ctx, i, slices.ContainsFunc(change.Added, hasMAC(i.MAC))))
 	}

@@ -19,16 +19,33 @@ func (s *Sandbox) forwardPorts(ctx context.Context) {
 	if s.network == nil {
 		return
 	}
+	s.followAddresses(ctx)
+	s.undo.Add(func(context.Context) error { // once the links are not watched any more
+		if s.ports == nil {
+			return nil
+		}
+		return s.ports.Close()
+	})
+}
+
+// followAddresses has ports forwarded to the pod's addresses as they are now, from
+// the first that it gets.
+func (s *Sandbox) followAddresses(ctx context.Context) {
 	addresses := podAddresses(s.network)
-	if len(addresses) == 0 {
+	if s.ports != nil {
+		s.ports.SetTargets(addresses)
+		return
+	}
+	if len(addresses) == 0 || s.portsRefused {
 		return
 	}
 	f, err := portforward.Start(s.o.NetNS, addresses)
 	if err != nil {
+		s.portsRefused = true // by the kernel, which does not learn it
 		log.G(ctx).WithError(err).Warn("port-forward will not reach this pod")
 		return
 	}
-	s.undo.Add(func(context.Context) error { return f.Close() })
+	s.ports = f
 }
 
 // podAddresses are those by which the pod is reached from elsewhere, those of

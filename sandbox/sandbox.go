@@ -35,6 +35,7 @@ import (
 	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/internal/undo"
 	"github.com/kata-cc/kata-cc/network"
+	"github.com/kata-cc/kata-cc/network/portforward"
 	"github.com/kata-cc/kata-cc/volumes"
 )
 
@@ -83,6 +84,10 @@ type Sandbox struct {
 	sizing  sizing
 	settled chan struct{} // closed when Start has ended
 	undo    undo.Stack
+
+	// Set by Start, and then by what watches the network.
+	ports        *portforward.Forwarder // nil: the pod has had no address
+	portsRefused bool                   // the kernel cannot forward them
 
 	// Set by Start, in this order, and only read afterwards.
 	network  *network.Network

@@ -17,6 +17,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,14 +34,19 @@ const (
 	acceptPause = 100 * time.Millisecond
 )
 
+// errNoAddress says that a pod has none at the moment.
+var errNoAddress = errors.New("the pod has no address")
+
 // Forwarder carries connections to a namespace's localhost to a pod's address.
 type Forwarder struct {
 	listener net.Listener
 	steering io.Closer
-	targets  []netip.Addr
 	life     context.Context // ends with Close
 	end      context.CancelFunc
 	tasks    sync.WaitGroup
+
+	mu      sync.Mutex
+	targets []netip.Addr
 }
 
 // Start makes the localhost of the network namespace at path lead to targets, of
@@ -48,7 +54,7 @@ type Forwarder struct {
 // sockets (5.9) and CAP_BPF or CAP_SYS_ADMIN. Everything ends with Close, and
 // with the process at the latest.
 func Start(path string, targets []netip.Addr) (*Forwarder, error) {
-	f := &Forwarder{targets: targets}
+	f := &Forwarder{targets: slices.Clone(targets)}
 	err := network.In(path, func() (err error) {
 		var config net.ListenConfig
 		config.SetMultipathTCP(false) // no map of sockets takes a multipath one
@@ -67,6 +73,14 @@ func Start(path string, targets []netip.Addr) (*Forwarder, error) {
 	f.life, f.end = context.WithCancel(context.Background())
 	f.tasks.Go(f.serve)
 	return f, nil
+}
+
+// SetTargets makes new connections lead to other addresses. Those that were made
+// stay as they are.
+func (f *Forwarder) SetTargets(targets []netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.targets = slices.Clone(targets)
 }
 
 // Close ends all connections and returns when they have ended.
@@ -124,8 +138,14 @@ func (f *Forwarder) carry(near *net.TCPConn) {
 func (f *Forwarder) dial(port uint16) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(f.life, dialTimeout)
 	defer cancel()
+	f.mu.Lock()
+	targets := f.targets // replaced, never changed
+	f.mu.Unlock()
 	var errs []error
-	for _, t := range f.targets {
+	if len(targets) == 0 {
+		return nil, errNoAddress
+	}
+	for _, t := range targets {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", netip.AddrPortFrom(t, port).String())
 		if err == nil {
 			return conn.(*net.TCPConn), nil

@@ -76,7 +76,12 @@ func dial(t *testing.T, path, address string) (*net.TCPConn, error) {
 // its port.
 func serve(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return serveAt(t, "127.0.0.1:0", "got ")
+}
+
+func serveAt(t *testing.T, address, says string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +95,7 @@ func serve(t *testing.T) string {
 			go func() {
 				defer conn.Close()
 				text, _ := io.ReadAll(conn)
-				conn.Write(append([]byte("got "), text...))
+				conn.Write(append([]byte(says), text...))
 			}()
 		}
 	}()
@@ -113,6 +118,38 @@ func TestLocalhostLeadsToThePod(t *testing.T) {
 		conn.CloseWrite()
 		if got, err := io.ReadAll(conn); err != nil || !bytes.Equal(got, append([]byte("got "), text...)) {
 			t.Errorf("through %s came %d bytes, %v", host, len(got), err)
+		}
+	}
+}
+
+// A pod's addresses may change, and all may go for a while.
+func TestOtherTargets(t *testing.T) {
+	f, path := pod(t)
+	port := serve(t)
+	serveAt(t, "127.0.0.2:"+port, "here ")
+	for _, step := range []struct {
+		targets []string // nil: as at the start
+		want    string   // "": a reset
+	}{{nil, "got x"}, {[]string{"127.0.0.2"}, "here x"}, {[]string{}, ""}, {[]string{"127.0.0.3", "127.0.0.1"}, "got x"}} {
+		if step.targets != nil {
+			var targets []netip.Addr
+			for _, text := range step.targets {
+				targets = append(targets, netip.MustParseAddr(text))
+			}
+			f.SetTargets(targets)
+		}
+		conn, err := dial(t, path, "127.0.0.1:"+port)
+		if err != nil && step.want == "" {
+			continue // refused at once is as good
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = conn.Write([]byte("x")) // may be reset by now
+		_ = conn.CloseWrite()
+		got, err := io.ReadAll(conn)
+		if string(got) != step.want || (err == nil) != (step.want != "") {
+			t.Errorf("towards %v came %q, %v; want %q", step.targets, got, err, step.want)
 		}
 	}
 }

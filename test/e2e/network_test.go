@@ -85,6 +85,19 @@ func TestPortForward(t *testing.T) {
 		<-ended
 	}()
 	eventually(t, "the forwarded port answers", func() bool { return serves(net.JoinHostPort("127.0.0.1", port)) })
+
+	other := strings.TrimSuffix(c.Gateway(), "1") + "250"
+	pid, err := c.Shell(t.Context(), "crictl inspectp "+p.sandbox+" | jq -j .info.pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = c.Shell(t.Context(), fmt.Sprintf("nsenter --net --target %s sh -c 'ip address flush dev eth0 && ip address add %s/24 dev eth0 && ip route add default via %s'", pid, other, c.Gateway())); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the host reaches the pod at its new address", func() bool { return serves(net.JoinHostPort(other, "8080")) })
+	if !serves(net.JoinHostPort("127.0.0.1", port)) {
+		t.Error("the forwarded port did not follow the pod to its new address")
+	}
 }
 
 func TestTwoPodsTalk(t *testing.T) {
