@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"github.com/kata-cc/kata-cc/hypervisor"
 )
@@ -101,7 +102,7 @@ type Disk struct {
 	Path     string
 	ReadOnly bool
 	Serial   string
-	Limited  bool // its rate; a backend that cannot limit it refuses
+	Limits   Limits // a backend that cannot keep to them refuses
 	At       hypervisor.BDF
 }
 
@@ -110,10 +111,30 @@ type Net struct {
 	ID   string
 	MAC  net.HardwareAddr
 	Taps []*os.File
-	// Limited says that its rate is; a backend that cannot limit it refuses.
-	Limited bool
-	At      hypervisor.BDF
+	// Limits are of its rate; a backend that cannot keep to them refuses.
+	Limits Limits
+	At     hypervisor.BDF
 }
+
+// Limits are of the rate of a device.
+type Limits struct {
+	Bandwidth Bucket // of bytes
+	Ops       Bucket // of requests, or packets
+}
+
+// None says that there are no limits.
+func (l Limits) None() bool { return !l.Bandwidth.Limits() && !l.Ops.Limits() }
+
+// Bucket is one of tokens: it holds Size of them, and is filled by as many evenly
+// in Refill. Once are spent before those, and do not come again.
+type Bucket struct {
+	Size, Once uint64
+	Refill     time.Duration
+}
+
+// Limits says whether the bucket is any limit: one that holds nothing or is never
+// filled is none, as in the original.
+func (b Bucket) Limits() bool { return b.Size != 0 && b.Refill > 0 }
 
 // Vsock is the hybrid vsock device: the host reaches a guest's port through the
 // Unix socket at Socket, by the line "CONNECT <port>".

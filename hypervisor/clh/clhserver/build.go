@@ -1,8 +1,10 @@
 package clhserver
 
 import (
+	"math"
 	"net"
 	"os"
+	"time"
 
 	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/api"
@@ -153,12 +155,28 @@ func (v *vm) unplace(id string) {
 }
 
 func diskOf(d *api.DiskConfig, at hypervisor.BDF) Disk {
-	return Disk{ID: *d.Id, Path: value(d.Path), ReadOnly: value(d.Readonly), Serial: value(d.Serial), Limited: d.RateLimiterConfig != nil, At: at}
+	return Disk{ID: *d.Id, Path: value(d.Path), ReadOnly: value(d.Readonly), Serial: value(d.Serial), Limits: limitsOf(d.RateLimiterConfig), At: at}
+}
+
+func limitsOf(c *api.RateLimiterConfig) (l Limits) {
+	bucket := func(b *api.TokenBucket) Bucket {
+		if b == nil {
+			return Bucket{}
+		}
+		return Bucket{
+			Size: uint64(b.Size), Once: uint64(value(b.OneTimeBurst)),
+			Refill: time.Duration(min(b.RefillTime, int64(math.MaxInt64/time.Millisecond))) * time.Millisecond,
+		}
+	}
+	if c == nil {
+		return l
+	}
+	return Limits{Bandwidth: bucket(c.Bandwidth), Ops: bucket(c.Ops)}
 }
 
 // netOf gives the backend descriptors of its own: ours are kept for a reboot.
 func netOf(n *api.NetConfig, taps []*os.File, at hypervisor.BDF) (Net, error) {
-	nic := Net{ID: *n.Id, Limited: n.RateLimiterConfig != nil, At: at}
+	nic := Net{ID: *n.Id, Limits: limitsOf(n.RateLimiterConfig), At: at}
 	if n.Mac != nil {
 		mac, err := net.ParseMAC(*n.Mac)
 		if err != nil {

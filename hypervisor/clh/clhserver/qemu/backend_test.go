@@ -3,6 +3,7 @@ package qemu
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -39,8 +40,9 @@ func TestGuestSeesDisksAtTheirSlots(t *testing.T) {
 	const segments = 4
 	g := bootGuest(t, func(m *clhserver.Machine) {
 		m.Segments = segments
-		m.Disks = []clhserver.Disk{{ID: "_disk0", Path: boot, ReadOnly: true, Serial: "boot", At: at(4)}}
+		m.Disks = []clhserver.Disk{{ID: "_disk0", Path: boot, ReadOnly: true, Serial: "boot", At: at(4), Limits: limits()}}
 	})
+	g.wantLimits(1)
 	conn := g.dial()
 	defer conn.Close()
 	sums := map[string]string{"0000:00:04.0 boot": bootSum}
@@ -84,17 +86,21 @@ func TestUnplugGivesSlotAndFileBack(t *testing.T) {
 	conn := g.dial()
 	defer conn.Close()
 	path, _ := diskFile(t, "layer", 4096)
-	disk := clhserver.Disk{ID: "layer", Path: path, ReadOnly: true, Serial: "one", At: at(5)}
+	if err := os.Chmod(path, 0o600); err != nil { // only the lock keeps a writer out
+		t.Fatal(err)
+	}
+	disk := clhserver.Disk{ID: "layer", Path: path, ReadOnly: true, Serial: "one", At: at(5), Limits: limits()}
 	for i := range 3 {
 		if err := g.backend.AddDisk(t.Context(), disk); err != nil {
 			t.Fatal(err)
 		}
 		g.waitFor(conn, "disks", []string{fmt.Sprintf("/sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vda %s", disk.Serial)})
 		// A writer must be refused while the guest has the disk, and only then.
-		writer := clhserver.Disk{ID: "writer", Path: path, At: at(6)}
+		writer := clhserver.Disk{ID: "writer", Path: path, At: at(6), Limits: limits()}
 		if err := g.backend.AddDisk(t.Context(), writer); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("error %v for a second, writing user of the file, want one that names it", err)
 		}
+		g.wantLimits(1)
 		for range 2 { // to ask again is no error
 			if err := g.backend.RemoveDevice(t.Context(), "layer"); err != nil {
 				t.Errorf("round %d: %v", i, err)
@@ -105,6 +111,14 @@ func TestUnplugGivesSlotAndFileBack(t *testing.T) {
 		g.log.events = nil
 		g.log.mu.Unlock()
 		g.waitFor(conn, "disks", nil)
+		g.wantLimits(0)
+	}
+	volume := clhserver.Disk{ID: "volume", Path: path, At: at(5), Limits: limits()}
+	if err := errors.Join(g.backend.AddDisk(t.Context(), volume), g.backend.ResizeDisk(t.Context(), "volume", 1<<20)); err != nil {
+		t.Errorf("resize of a disk with limits: %v", err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() != 1<<20 {
+		t.Errorf("its file: %+v, %v", info, err)
 	}
 	if err := g.backend.RemoveDevice(t.Context(), "layer"); err == nil {
 		t.Error("a device that is gone was removed once more")

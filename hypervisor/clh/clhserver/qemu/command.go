@@ -106,12 +106,8 @@ func commandLine(m clhserver.Machine, accel Accel, ch channels, names *names, im
 		return nil, err
 	}
 	for i, d := range m.Disks {
-		node, dev, err := diskArguments(d, names.add(d.ID, "disk"), images[i])
-		if err != nil {
+		if err := c.addDisk(d, images[i], names); err != nil {
 			return nil, fmt.Errorf("disk %s: %w", d.ID, err)
-		}
-		if err := c.addPair("-blockdev", node, dev); err != nil {
-			return nil, err
 		}
 	}
 	for _, n := range m.Nets {
@@ -131,6 +127,21 @@ func commandLine(m clhserver.Machine, accel Accel, ch channels, names *names, im
 		return nil, err
 	}
 	return c, c.addVsock(m.Vsock, ch.vsock, names)
+}
+
+func (c *command) addDisk(d clhserver.Disk, img image, names *names) error {
+	name := names.add(d.ID, "disk")
+	limits, node, dev, err := diskArguments(d, name, img)
+	if err != nil {
+		return err
+	}
+	if limits != nil {
+		names.limit(name)
+		if err := c.addJSON("-object", limits); err != nil {
+			return err
+		}
+	}
+	return c.addPair("-blockdev", node, dev)
 }
 
 func (c *command) addPair(option string, host any, dev device) error {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kata-cc/kata-cc/hypervisor"
 	"github.com/kata-cc/kata-cc/hypervisor/clh/clhserver"
@@ -69,7 +70,10 @@ func TestCommandLine(t *testing.T) {
 				VCPUs: 2, Memory: 2 << 30, Kernel: "/k/vmlinuz", Initramfs: "/k/initrd.img", Cmdline: `panic=1 x="a,b" console=ttyS0`,
 				Disks: []clhserver.Disk{
 					{ID: "_disk0", Path: `/i/a,b="c".img`, ReadOnly: true, Serial: `s,"1`, At: at(2)},
-					{ID: "data", Path: "/dev/vdz", At: at(3)},
+					{ID: "data", Path: "/dev/vdz", At: at(3), Limits: clhserver.Limits{
+						Bandwidth: clhserver.Bucket{Size: 10 << 20, Once: 50 << 20, Refill: time.Second},
+						Ops:       clhserver.Bucket{Size: 100, Refill: 2 * time.Second},
+					}},
 				},
 				Nets: []clhserver.Net{
 					{ID: "eth0", MAC: mac, Taps: fds[4:5], At: at(4)},
@@ -129,7 +133,7 @@ func TestCommandLine(t *testing.T) {
 
 func TestPositionsTheMachineLacks(t *testing.T) {
 	for _, bdf := range []hypervisor.BDF{{Segment: maxBridges + 1, Device: 2}, {Bus: 1, Device: 2}, {Device: 2, Function: 1}} {
-		if _, _, err := diskArguments(clhserver.Disk{ID: "d", Path: "/x", At: bdf}, "disk0", image{driver: "file"}); err == nil || !strings.Contains(err.Error(), bdf.String()) {
+		if _, _, _, err := diskArguments(clhserver.Disk{ID: "d", Path: "/x", At: bdf}, "disk0", image{driver: "file"}); err == nil || !strings.Contains(err.Error(), bdf.String()) {
 			t.Errorf("disk at %s: error %v, want one that names the position", bdf, err)
 		}
 	}

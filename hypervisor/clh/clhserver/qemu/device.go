@@ -17,7 +17,7 @@ import (
 // blockdev is the host side of a disk: a raw format node on a file node.
 type blockdev struct {
 	Driver       string       `json:"driver"`
-	NodeName     string       `json:"node-name"`
+	NodeName     string       `json:"node-name,omitempty"` // of the topmost node: the disk's
 	ReadOnly     bool         `json:"read-only"`
 	AutoReadOnly bool         `json:"auto-read-only"`
 	Discard      string       `json:"discard"`
@@ -80,7 +80,9 @@ type image struct {
 
 const sectorSize = 512
 
-var errLimited = errors.New("this machine cannot limit the rate of a device")
+// errLimited is why a limited network card is refused: QEMU has no limit for one,
+// and to set one on the tap takes a privilege that nothing here has.
+var errLimited = errors.New("this machine cannot limit the rate of a network card")
 
 // inspect looks at the file of a disk, so that an error can name it.
 func inspect(path string) (image, error) {
@@ -99,15 +101,13 @@ func inspect(path string) (image, error) {
 	return image{}, fmt.Errorf("%s is neither a regular file nor a block device", path)
 }
 
-// diskArguments describes d to QEMU under the name id. The file is raw whatever
-// it contains, and never created, grown or punched by QEMU itself.
-func diskArguments(d clhserver.Disk, id string, img image) (blockdev, device, error) {
-	dev, err := pciDevice("virtio-blk-pci", id, d.At)
+// diskArguments describes d to QEMU under the name id: its limits, nil for none,
+// its node and the device. The file is raw whatever it contains, and never
+// created, grown or punched by QEMU itself.
+func diskArguments(d clhserver.Disk, id string, img image) (limits *throttleGroup, host any, dev device, err error) {
+	dev, err = pciDevice("virtio-blk-pci", id, d.At)
 	if err != nil {
-		return blockdev{}, device{}, err
-	}
-	if d.Limited {
-		return blockdev{}, device{}, errLimited
+		return nil, nil, dev, err
 	}
 	dev.Drive = id
 	dev.Serial = d.Serial
@@ -123,7 +123,13 @@ func diskArguments(d clhserver.Disk, id string, img image) (blockdev, device, er
 		// QEMU would round up; Cloud Hypervisor cuts the last partial sector off.
 		node.Size = img.size - img.size%sectorSize
 	}
-	return node, dev, nil
+	if limits = limitsOf(d.Limits, id); limits == nil {
+		return nil, node, dev, nil
+	}
+	node.NodeName = ""
+	return limits, throttled{
+		Driver: "throttle", NodeName: id, Group: limits.ID, ReadOnly: d.ReadOnly, Discard: "ignore", File: node,
+	}, dev, nil
 }
 
 // netArguments describes n to QEMU under the name id; fds says how QEMU knows
@@ -133,7 +139,7 @@ func netArguments(n clhserver.Net, id string, fds []string) (netdev, device, err
 	if err != nil {
 		return netdev{}, device{}, err
 	}
-	if n.Limited {
+	if !n.Limits.None() {
 		return netdev{}, device{}, errLimited
 	}
 	noROM := ""

@@ -161,7 +161,7 @@ func (m *machine) release(p plugged) {
 		}
 		break
 	}
-	m.names.remove(p)
+	m.drop(p)
 }
 
 // end asks QEMU to end, makes it, and waits until all is given back.

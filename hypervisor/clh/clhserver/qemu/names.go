@@ -21,6 +21,8 @@ type plugged struct {
 	name  string // QEMU's, of the device and of its host side
 	kind  string // "disk", "net", "vsock", "memory"
 	asked bool   // the guest was asked to let go of it
+
+	limited bool // its host side has limits of its own
 }
 
 func newNames() *names {
@@ -45,6 +47,13 @@ func (n *names) remove(p plugged) {
 		delete(n.plug, p.id)
 	}
 	delete(n.byName, p.name)
+}
+
+// limit notes that there are limits for the device that QEMU knows by name.
+func (n *names) limit(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.byName[name].limited = true
 }
 
 // ask notes that the guest was asked to let go of p.

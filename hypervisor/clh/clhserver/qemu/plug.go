@@ -17,7 +17,12 @@ func (m *machine) addDisk(ctx context.Context, d clhserver.Disk) (err error) {
 		return err
 	}
 	name := m.names.add(d.ID, "disk")
-	node, dev, err := diskArguments(d, name, img)
+	limits, node, dev, err := diskArguments(d, name, img)
+	if err == nil && limits != nil {
+		if err = m.run(ctx, "object-add", limits, nil); err == nil || !refused(err) {
+			m.names.limit(name)
+		}
+	}
 	if err != nil {
 		m.forget(name)
 		return err
@@ -100,10 +105,19 @@ func (m *machine) abandon(name string) {
 	}
 }
 
+// forget gives the name of a device back that has no host side.
 func (m *machine) forget(name string) {
 	if p, ok := m.names.inQEMU(name); ok {
-		m.names.remove(p)
+		m.drop(p)
 	}
+}
+
+// drop gives back what is left of a device whose host side is gone.
+func (m *machine) drop(p plugged) {
+	if p.limited {
+		_ = m.run(context.Background(), "object-del", map[string]string{"id": groupName(p.name)}, nil) // nobody else uses it
+	}
+	m.names.remove(p)
 }
 
 // remove asks the guest to let go of the device id.
