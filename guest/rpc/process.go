@@ -13,20 +13,27 @@ import (
 	"github.com/kata-cc/kata-cc/agentclient/agentpb"
 	"github.com/kata-cc/kata-cc/guest/ocispec"
 	"github.com/kata-cc/kata-cc/guest/process"
+	"github.com/kata-cc/kata-cc/guest/sandbox"
 )
 
 // RemoveContainer kills what runs in a container and takes it away. A timeout
-// of 0 seconds waits as long as the caller does.
+// of 0 seconds waits as long as the caller does. What was copied for a container
+// that could not be made goes too.
 func (s *Service) RemoveContainer(ctx context.Context, r *agentpb.RemoveContainerRequest) (*emptypb.Empty, error) {
 	if t := r.GetTimeout(); t > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(t)*time.Second, errors.Join(unix.ETIME, context.DeadlineExceeded))
 		defer cancel()
 	}
-	if err := s.sandbox.RemoveContainer(ctx, r.GetContainerId()); err != nil {
+	id := r.GetContainerId()
+	err := s.sandbox.RemoveContainer(ctx, id)
+	if err == nil || errdefs.IsInvalidArgument(err) && sandbox.CheckID(id) == nil {
+		err = errors.Join(err, s.files.RemoveCopies(id))
+	}
+	if err != nil {
 		return nil, err
 	}
-	return empty, s.files.RemoveCopies(r.GetContainerId())
+	return empty, nil
 }
 
 // ExecProcess starts another process in a container.

@@ -35,6 +35,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, r *agentpb.CreateContaine
 	if err != nil {
 		return err
 	}
+	defer close(e.settled)
 	var back undo.Stack
 	defer back.OnError(ctx, &err)
 	back.Add(func(context.Context) error {
@@ -80,7 +81,7 @@ func (s *Sandbox) reserve(id string) (*entry, error) {
 	if len(s.containers) >= maxContainers {
 		return nil, fmt.Errorf("create container %s: there are %d already: %w", id, maxContainers, errdefs.ErrResourceExhausted)
 	}
-	e := &entry{}
+	e := &entry{settled: make(chan struct{})}
 	s.containers[id] = e
 	return e, nil
 }
@@ -180,9 +181,29 @@ func (s *Sandbox) StartContainer(ctx context.Context, id string) error {
 	return nil
 }
 
+// awaitMade waits until a container is not being created any more: who has lost
+// patience with its creation removes it.
+func (s *Sandbox) awaitMade(ctx context.Context, id string) error {
+	s.mu.Lock()
+	e := s.containers[id]
+	s.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	select {
+	case <-e.settled:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("container %s is still being created: %w", id, context.Cause(ctx))
+	}
+}
+
 // RemoveContainer kills what runs in a container and gives back all it used. It
 // may be called again when it has failed.
 func (s *Sandbox) RemoveContainer(ctx context.Context, id string) error {
+	if err := s.awaitMade(ctx, id); err != nil {
+		return err
+	}
 	c, err := s.Container(id)
 	if err != nil {
 		return err

@@ -61,6 +61,7 @@ type Sandbox struct {
 // entry is a container, or the place of one being created or removed.
 type entry struct {
 	c        *container.Container // nil while being created
+	settled  chan struct{}        // closed when that has ended
 	storages []string             // mount points in use, in the order they were taken
 }
 
@@ -238,8 +239,10 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	}
 	s.state = stateDestroyed
 	ids := make([]string, 0, len(s.containers))
-	for id := range s.containers {
-		ids = append(ids, id)
+	for id, e := range s.containers {
+		if e.c != nil { // else its creation fails now, and takes everything back
+			ids = append(ids, id)
+		}
 	}
 	ns := s.namespaces
 	s.mu.Unlock()
