@@ -111,6 +111,9 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 	if err != nil {
 		return err
 	}
+	// Before what it takes back, files and container: a timeout does not say whether
+	// a request was done.
+	back.Add(c.removeFromGuest)
 	err = clock.run(ctx, "files", func(ctx context.Context) error {
 		copied, failed := s.copyFiles(ctx, c, plan, &back)
 		clock.fields["copied_files"], clock.fields["copied_bytes"] = copied.Objects, copied.Bytes
@@ -123,8 +126,6 @@ func (s *Sandbox) create(ctx context.Context, c *Container, plan *mounts.Plan) (
 	if err != nil {
 		return err
 	}
-	// Before the request, not after it: a timeout does not say whether it was done.
-	back.Add(c.removeFromGuest)
 	err = clock.run(ctx, "agent_create", func(ctx context.Context) error { return s.agent.CreateContainer(ctx, request) })
 	if err != nil {
 		return err

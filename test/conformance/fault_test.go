@@ -199,6 +199,15 @@ func TestLaterContainerThatFailsLeavesThePodAlone(t *testing.T) {
 	wantText(t, s.tryCreate(h.ctx(), id, streams{}, h.layer("top"), h.layer("base")), "failed to mount", id)
 	h.wantDisks(s.id, pause)
 	h.delete(id)
+	// Files may have been copied when one cannot be: the guest is told to let go.
+	before := count(s.agent, "RemoveContainer")
+	s.agent.Fail("CopyFile", 1, status.Error(codes.Internal, "no space"))
+	wantText(t, s.tryCreate(h.ctx(), id, streams{}, h.layer("top"), h.layer("base")), "no space", id)
+	if count(s.agent, "RemoveContainer") != before+1 {
+		t.Errorf("a container whose files were copied in part is not removed: %v", s.agent.Names())
+	}
+	h.wantDisks(s.id, pause)
+	h.delete(id)
 	s.create(id, streams{}, h.layer("top"), h.layer("base"))
 	s.run(id, "")
 	s.finish(id)
