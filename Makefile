@@ -3,7 +3,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 TOOLS   := .cache/bin
 GUEST   := .cache/guest
 PROGRAMS := containerd-shim-kata-cc-v2 kata-runtime tardev tardev-snapshotter kata-overlay clh-qemu
-PACKAGES := busybox-static ca-certificates cryptsetup-bin curl fuse3 iproute2 iptables jq qemu-system-x86
+PACKAGES := busybox-static ca-certificates cryptsetup-bin curl fuse3 iproute2 iptables jq qemu-system-x86 xfsprogs
 
 export CGO_ENABLED := 0
 export PATH := $(CURDIR)/bin:$(CURDIR)/$(TOOLS):$(dir $(GO)):$(PATH):/usr/sbin:/sbin

@@ -94,7 +94,11 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 		return nil, err
 	}
 	fmt.Fprintf(o.Progress, "putting together the %s image, kernel %s\n", o.kind(), k.modules.release)
-	t, boot, err := assemble(ctx, o, k, files)
+	ramdisk, _, err := assemble(ctx, o, k, files, spareModules)
+	if err != nil {
+		return nil, err
+	}
+	t, boot, err := assemble(ctx, o, k, files, slices.Concat(spareModules, diskModules))
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +106,7 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s of %s: %w", k.vmlinuz.Path, origin(k.pkg), err)
 	}
-	initrd, unpacked, err := pack(t, o)
+	initrd, unpacked, err := pack(ramdisk, o)
 	if err != nil {
 		return nil, err
 	}
@@ -196,8 +200,9 @@ func gather(ctx context.Context, o Options) (kernel, []debian.Package, map[strin
 	return k, append(packages, kernelPkg), files, nil
 }
 
-// assemble makes the guest's file system and says which modules it boots with.
-func assemble(ctx context.Context, o Options, k kernel, files map[string]debian.File) (tree, []module, error) {
+// assemble makes the guest's file system, with spare modules beside those it boots
+// with, and says which these are.
+func assemble(ctx context.Context, o Options, k kernel, files map[string]debian.File, spare []string) (tree, []module, error) {
 	t := tree{}
 	if err := t.file("/init", 0o755, o.Agent, "agent"); err != nil {
 		return nil, nil, err
@@ -228,7 +233,7 @@ func assemble(ctx context.Context, o Options, k kernel, files map[string]debian.
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := k.modules.order(ctx, append(append([]string{}, bootModules...), spareModules...))
+	all, err := k.modules.order(ctx, slices.Concat(bootModules, spare))
 	if err != nil {
 		return nil, nil, err
 	}

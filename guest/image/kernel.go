@@ -30,6 +30,10 @@ var spareModules = []string{
 	"bridge", // for a privileged container that makes one
 }
 
+// diskModules are spare ones of the root disk alone: what an initial ramdisk has
+// lies in memory, used or not.
+var diskModules = []string{"xfs"}
+
 // kernel is a kernel package, opened.
 type kernel struct {
 	pkg     debian.Package

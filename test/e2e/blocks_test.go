@@ -45,6 +45,8 @@ type blocks struct {
 	raw     string // device that the pod writes to
 	disk    string // device of the file system
 	source  string // what containers mount that from
+	xfs     string // file of another file system
+	atXFS   string // and what that is mounted from
 	devices []cluster.Device
 	mounts  []cluster.Mount
 }
@@ -56,6 +58,13 @@ func prepareBlocks(t *testing.T, c *cluster.Cluster) *blocks {
 	b.runtime("add", "--volume-path", b.source, "--mount-info",
 		fmt.Sprintf(`{"volume-type":"block","device":%q,"fstype":"ext4","options":["noatime"],"metadata":{"fsGroup":"2000","fsGroupChangePolicy":"OnRootMismatch"}}`, b.disk))
 	t.Cleanup(func() { b.runtime("remove", "--volume-path", b.source) })
+	b.xfs, b.atXFS = filepath.Join(t.TempDir(), "xfs"), t.TempDir()
+	check(t, errors.Join(os.WriteFile(b.xfs, nil, 0o600), os.Truncate(b.xfs, 320<<20)))
+	if _, err := c.Run(t.Context(), "mkfs.xfs", "-q", b.xfs); err != nil {
+		t.Skip(err)
+	}
+	b.runtime("add", "--volume-path", b.atXFS, "--mount-info", fmt.Sprintf(`{"volume-type":"block","device":%q,"fstype":"xfs"}`, b.xfs))
+	t.Cleanup(func() { b.runtime("remove", "--volume-path", b.atXFS) })
 	image, err := c.Push(t.Context(), "data", cluster.File{Name: "dir/", Mode: 0o755}, cluster.File{Name: "dir/DATA", Mode: 0o644, Content: []byte("data")})
 	check(t, err)
 	check(t, c.Pull(t.Context(), image))
@@ -67,6 +76,7 @@ func prepareBlocks(t *testing.T, c *cluster.Cluster) *blocks {
 	b.devices = []cluster.Device{{Host: b.raw, Container: "/dev/xvda", Permissions: "rwm"}, {Host: fixed, Container: "/dev/xvdb", Permissions: "r"}}
 	b.mounts = []cluster.Mount{
 		{Host: b.source, Container: "/data"},
+		{Host: b.atXFS, Container: "/xfs"},
 		{Image: &cluster.MountImage{Reference: image}, Container: "/image", ReadOnly: true},
 		{Image: &cluster.MountImage{Reference: cluster.ExampleImage}, Container: "/itself", ReadOnly: true},
 	}
@@ -84,8 +94,8 @@ func (b *blocks) runtime(args ...string) string {
 func (b *blocks) wantDevices(p *pod, main, other string) {
 	t := b.t
 	t.Helper()
-	if n := len(p.disks()); n != 7 {
-		t.Errorf("the machine has %d disks, want pause, two layers that are used twice, three volumes and an image's: %v", n, p.disks())
+	if n := len(p.disks()); n != 8 {
+		t.Errorf("the machine has %d disks, want pause, two layers that are used twice, four volumes and an image's: %v", n, p.disks())
 	}
 	if out, err := b.c.Exec(t.Context(), main, "/bin/busybox", "sh", "-c", "echo x | busybox dd of=/dev/xvdb conv=fsync"); err == nil {
 		t.Errorf("a read-only device is written to: %q", out)
@@ -129,17 +139,8 @@ func (b *blocks) wantImages(p *pod, id string) {
 func (b *blocks) wantGrowth(p *pod, main, other string) {
 	t := b.t
 	t.Helper()
-	size := func(id string) int {
-		out := strings.Fields(p.exec(id, "df", "-k", "/data"))
-		if len(out) < 9 {
-			t.Fatalf("df says %v", out)
-		}
-		n, err := strconv.Atoi(out[8])
-		check(t, err)
-		return n
-	}
 	const mib = 96
-	if before := size(main); before >= 64<<10 {
+	if before := p.size(main, "/data"); before >= 64<<10 {
 		t.Errorf("the volume has %d KiB from the start", before)
 	}
 	bytes := strconv.Itoa(mib << 20)
@@ -152,12 +153,41 @@ func (b *blocks) wantGrowth(p *pod, main, other string) {
 		b.runtime("resize", "--volume-path", b.source, "--size", bytes)
 	}
 	for _, id := range []string{main, other} {
-		if after := size(id); after < 80<<10 {
+		if after := p.size(id, "/data"); after < 80<<10 {
 			t.Errorf("the volume has %d KiB after it grew to %d MiB", after, mib)
 		}
 	}
 	if out := p.exec(main, "cat", "/data/f"); out != "file\n" {
 		t.Errorf("the file reads %q in the volume that has grown", out)
+	}
+}
+
+// size is the size of a file system in KiB.
+func (p *pod) size(id, path string) int {
+	p.t.Helper()
+	out := strings.Fields(p.exec(id, "df", "-k", path))
+	if len(out) < 9 {
+		p.t.Fatalf("df says %v", out)
+	}
+	n, err := strconv.Atoi(out[8])
+	check(p.t, err)
+	return n
+}
+
+// wantXFS: the guest has XFS, which grows with a volume that is a file.
+func (b *blocks) wantXFS(p *pod, main, other string) {
+	t := b.t
+	t.Helper()
+	p.exec(main, "sh", "-c", "echo file > /xfs/f && busybox sync")
+	if before := p.size(main, "/xfs"); before >= 320<<10 {
+		t.Errorf("XFS has %d KiB from the start", before)
+	}
+	b.runtime("resize", "--volume-path", b.atXFS, "--size", strconv.Itoa(640<<20))
+	if after := p.size(other, "/xfs"); after < 500<<10 {
+		t.Errorf("XFS has %d KiB after it grew to 640 MiB", after)
+	}
+	if out := p.exec(other, "sh", "-c", "busybox grep ' /xfs xfs ' /proc/mounts && busybox cat /xfs/f"); !strings.HasSuffix(out, "\nfile\n") {
+		t.Errorf("the volume of XFS: %s", out)
 	}
 }
 
@@ -180,5 +210,8 @@ func (b *blocks) wantOnHost() {
 	}
 	if _, err := b.c.Run(t.Context(), "e2fsck", "-f", "-n", b.disk); err != nil {
 		t.Errorf("the file system on the host: %v", err)
+	}
+	if _, err := b.c.Run(t.Context(), "xfs_repair", "-f", "-n", b.xfs); err != nil {
+		t.Errorf("XFS on the host: %v", err)
 	}
 }

@@ -80,12 +80,13 @@ func TestVolumes(t *testing.T) {
 	b.wantDevices(v.pod, main, reader)
 	b.wantImages(v.pod, main)
 	b.wantGrowth(v.pod, main, reader)
+	b.wantXFS(v.pod, main, reader)
 
 	// The next container of the pod finds what the last one left.
 	for i, id := range []string{main, reader} {
 		_, err := c.Shell(t.Context(), "crictl stop --timeout 0 "+id+" && crictl rm "+id)
 		check(t, err)
-		if n, want := len(v.disks()), []int{7, 1}[i]; n != want {
+		if n, want := len(v.disks()), []int{8, 1}[i]; n != want {
 			t.Errorf("after %d of 2 containers the machine has %d disks, want %d: %v", i+1, n, want, v.disks())
 		}
 	}
