@@ -82,8 +82,12 @@ type Launcher interface {
 // Spec describes a machine before it boots. It owns nothing: the files in NICs
 // stay the caller's, who may close them once Launch has returned.
 type Spec struct {
-	ID           string // sandbox id; names the machine's directory
-	NetNS        string // path of the network namespace to launch the VMM in; empty: the caller's
+	ID    string // sandbox id; names the machine's directory
+	NetNS string // path of the network namespace to launch the VMM in; empty: the caller's
+	// Cgroup lists the directories of the cgroup to start the VMM in, one for each
+	// hierarchy; empty: the caller's. A kernel before 5.7 cannot start it in one of
+	// version 2: it is the caller's to move it there.
+	Cgroup       []string
 	VCPUs        uint32
 	MemoryMiB    uint64
 	MaxVCPUs     uint32 // what Resize may give; 0: VCPUs

@@ -171,14 +171,23 @@ func inheritCpuset(dir, file string) error {
 	return os.WriteFile(filepath.Join(dir, file), above, 0o644)
 }
 
+// cgroupDirs lists the directories of a cgroup, one for each hierarchy.
+func cgroupDirs(path string) (dirs []string, err error) {
+	roots, err := hostHierarchies()
+	for _, root := range roots {
+		dirs = append(dirs, filepath.Join(root, path))
+	}
+	return dirs, err
+}
+
 // joinCgroup moves a process with all its threads; what it starts follows.
 func joinCgroup(path string, pid int) error {
-	roots, err := hostHierarchies()
+	dirs, err := cgroupDirs(path)
 	if err != nil {
 		return fmt.Errorf("move process %d to cgroup %s: %w", pid, path, err)
 	}
-	for _, root := range roots {
-		if err := os.WriteFile(filepath.Join(root, path, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+	for _, dir := range dirs {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
 			return fmt.Errorf("move process %d to cgroup %s: %w", pid, path, err)
 		}
 	}

@@ -118,12 +118,21 @@ func (s *Sandbox) keep(r Record) error {
 	return nil
 }
 
-// launch starts the VMM, enters it in the record and in the cgroup.
+// launch starts the VMM in its cgroup and enters it in the record.
 func (s *Sandbox) launch(ctx context.Context) error {
 	spec := s.o.Machine
 	spec.ID, spec.NetNS = s.o.ID, s.o.NetNS
 	if s.network != nil {
 		spec.NICs = s.network.NICs
+	}
+	s.mu.Lock()
+	record := s.record
+	s.mu.Unlock()
+	var err error
+	if record.Cgroup != "" {
+		if spec.Cgroup, err = cgroupDirs(record.Cgroup); err != nil {
+			return err
+		}
 	}
 	vm, err := s.o.Launcher.Launch(ctx, spec)
 	if err != nil {
@@ -133,14 +142,11 @@ func (s *Sandbox) launch(ctx context.Context) error {
 	s.undo.Add(vm.Stop)
 	go s.watchMachine()
 
-	s.mu.Lock()
-	record := s.record
-	s.mu.Unlock()
 	record.VMM = vm.Process()
 	if err := s.keep(record); err != nil {
 		return err
 	}
-	if record.Cgroup != "" {
+	if record.Cgroup != "" { // where it is already, unless the kernel is too old
 		if err := joinCgroup(record.Cgroup, record.VMM.PID); err != nil {
 			return err
 		}

@@ -22,21 +22,24 @@ var (
 const maxFiles = 1 << 16
 
 // confined runs f, which starts a process, on a thread that is in the network
-// namespace at path, unless that is empty, and that has given up every capability
-// but those kept and the way to get one back. The thread ends with it.
-func confined(path string, keep []uintptr, f func() error) error {
+// namespace at path, unless that is empty, and in the cgroups of where, and that has
+// given up every capability but those kept and the way to get one back. The thread ends with it.
+func confined(path string, where birthplace, keep []uintptr, f func() error) error {
 	result := make(chan error, 1)
-	go func() { result <- onThread(path, keep, f) }()
+	go func() { result <- onThread(path, where, keep, f) }()
 	return <-result
 }
 
 // onThread is to be run on a goroutine of its own, which takes its thread to the
 // grave. The process's first thread stands for the process and would not go.
-func onThread(path string, keep []uintptr, f func() error) error {
+func onThread(path string, where birthplace, keep []uintptr, f func() error) error {
 	runtime.LockOSThread()
 	if unix.Gettid() == os.Getpid() {
 		defer runtime.UnlockOSThread()
-		return confined(path, keep, f) // on another, because this one is taken
+		return confined(path, where, keep, f) // on another, because this one is taken
+	}
+	if err := where.enter(); err != nil {
+		return err
 	}
 	if err := enterNetNS(path); err != nil {
 		return err

@@ -88,8 +88,14 @@ func (d *Driver) launch(ctx context.Context, spec hypervisor.Spec) (_ *Machine, 
 	if spec.Confidential != nil {
 		keep = protectedCapabilities
 	}
-	p, err := start(d.o.Path, d.args(spec), spec.NetNS, keep, listener)
+	where, err := openBirthplace(spec.Cgroup)
+	if err != nil {
+		listener.Close()
+		return nil, fmt.Errorf("look for the cgroup: %w", err)
+	}
+	p, err := start(d.o.Path, d.args(spec), spec.NetNS, where, keep, listener)
 	listener.Close()
+	where.close()
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,7 @@ type process struct {
 
 // start runs the VMM at path. The files follow standard error in its descriptor
 // table, from 3 on; the write end of the event stream comes last of them.
-func start(path string, args []string, netns string, keep []uintptr, listener *os.File) (_ *process, err error) {
+func start(path string, args []string, netns string, where birthplace, keep []uintptr, listener *os.File) (_ *process, err error) {
 	p := &process{console: tail{max: maxConsole}, stderr: tail{max: maxStderr}, drained: make(chan struct{}), exited: make(chan struct{})}
 	var theirs, ours []*os.File
 	defer func() {
@@ -57,13 +57,23 @@ func start(path string, args []string, netns string, keep []uintptr, listener *o
 		ours, theirs = append(ours, r), append(theirs, w)
 	}
 	p.outputs, p.events = ours[:2], ours[2]
-	p.cmd = exec.Command(path, args...)
-	p.cmd.Stdout, p.cmd.Stderr = theirs[0], theirs[1]
-	p.cmd.ExtraFiles = []*os.File{listener, theirs[2]}
-	p.cmd.Dir = "/"
-	// A group of its own: signals to the shim's group are not for the VMM.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err = confined(netns, keep, p.cmd.Start); err != nil {
+	command := func() *exec.Cmd {
+		cmd := exec.Command(path, args...)
+		cmd.Stdout, cmd.Stderr = theirs[0], theirs[1]
+		cmd.ExtraFiles = []*os.File{listener, theirs[2]}
+		cmd.Dir = "/"
+		// A group of its own: signals to the shim's group are not for the VMM.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		return cmd
+	}
+	p.cmd = command()
+	where.tell(p.cmd.SysProcAttr)
+	err = confined(netns, where, keep, p.cmd.Start)
+	if where.unknown(err) {
+		p.cmd = command()
+		err = confined(netns, where, keep, p.cmd.Start)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
 	p.id = hypervisor.Process{PID: p.cmd.Process.Pid}
