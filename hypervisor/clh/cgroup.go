@@ -25,15 +25,15 @@ type birthplace struct {
 // The zero birthplace, for none, is the caller's.
 func openBirthplace(dirs []string) (b birthplace, err error) {
 	for _, dir := range dirs {
-		switch _, err := os.Stat(filepath.Join(dir, "cgroup.controllers")); {
-		case errors.Is(err, fs.ErrNotExist):
+		_, err = os.Stat(filepath.Join(dir, "cgroup.controllers"))
+		if errors.Is(err, fs.ErrNotExist) {
 			b.tasks = append(b.tasks, filepath.Join(dir, "tasks"))
 			continue
-		case err != nil:
-			b.close()
+		}
+		b.close() // of two there is no use; a host has one
+		if err != nil {
 			return birthplace{}, err
 		}
-		b.close()
 		if b.dir, err = os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 			return birthplace{}, err
 		}
