@@ -6,7 +6,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -76,6 +75,10 @@ func mountPlain(_ context.Context, j *job) error {
 
 // mountEphemeral mounts guest memory: a tmpfs with the options asked for, or huge pages.
 func mountEphemeral(_ context.Context, j *job) error {
+	gid, err := gidOption(j.st.GetOptions())
+	if err != nil {
+		return err
+	}
 	options := slices.DeleteFunc(slices.Clone(j.st.GetOptions()), func(o string) bool { return strings.HasPrefix(o, "fsgid=") })
 	opts, err := mount.ParseOptions(options)
 	if err != nil {
@@ -99,7 +102,7 @@ func mountEphemeral(_ context.Context, j *job) error {
 	default:
 		return fmt.Errorf("file system %q is not guest memory: %w", fstype, errdefs.ErrInvalidArgument)
 	}
-	return chgrp(j.st.GetMountPoint(), options2gid(j.st.GetOptions()))
+	return chgrp(j.st.GetMountPoint(), gid)
 }
 
 // withinMemory leaves out a size that is no limit, since the guest has less
@@ -129,6 +132,10 @@ func ephemeralSource(st *agentpb.Storage) string {
 
 // makeLocal makes a directory in guest memory, with the options mode= and fsgid=.
 func makeLocal(_ context.Context, j *job) error {
+	gid, err := gidOption(j.st.GetOptions())
+	if err != nil {
+		return err
+	}
 	dir := j.st.GetMountPoint()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -145,69 +152,7 @@ func makeLocal(_ context.Context, j *job) error {
 	if err := os.Chmod(dir, mode); err != nil { // MkdirAll's mode goes through the umask
 		return err
 	}
-	return chgrp(dir, options2gid(j.st.GetOptions()))
-}
-
-// options2gid reads the option fsgid=; -1 is none.
-func options2gid(options []string) int {
-	v, ok := mount.Option(options, "fsgid")
-	if !ok {
-		return -1
-	}
-	gid, err := strconv.Atoi(v)
-	if err != nil {
-		return -1
-	}
-	return gid
-}
-
-// chgrp gives a directory to a group, as its new files will be.
-func chgrp(dir string, gid int) error {
-	if gid < 0 {
-		return nil
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if err := os.Chown(dir, -1, gid); err != nil {
-		return err
-	}
-	return os.Chmod(dir, info.Mode().Perm()|os.ModeSetgid|0o070)
-}
-
-// applyGroup gives everything of a storage to the group it asks for.
-func applyGroup(st *agentpb.Storage) error {
-	g := st.GetFsGroup()
-	if g == nil {
-		return nil
-	}
-	gid := int(g.GetGroupId())
-	root := st.GetMountPoint()
-	var top unix.Stat_t
-	if err := unix.Stat(root, &top); err != nil {
-		return err
-	}
-	if g.GetGroupChangePolicy() == agentpb.FSGroupChangePolicy_OnRootMismatch && int(top.Gid) == gid && top.Mode&unix.S_ISGID != 0 {
-		return nil
-	}
-	return filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if err = os.Lchown(p, -1, gid); err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil || d.Type()&os.ModeSymlink != 0 {
-			return err
-		}
-		mode := info.Mode()&(os.ModePerm|os.ModeSetuid|os.ModeSetgid|os.ModeSticky) | 0o060
-		if d.IsDir() {
-			mode |= os.ModeSetgid | 0o010
-		}
-		return os.Chmod(p, mode)
-	})
+	return chgrp(dir, gid)
 }
 
 // layerName is the name of what is mounted at a mount point: a layer's id.
