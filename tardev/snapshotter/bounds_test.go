@@ -32,7 +32,7 @@ func TestWhatUnpacksToTooMuch(t *testing.T) {
 		"none":               {},
 		"within":             {bounds: Bounds{MaxLayer: 64 << 20, MinFree: 1 << 20, MinFreePercent: 5}, free: []uint64{900 << 20, 880 << 20, 860 << 20, 840 << 20}},
 		"larger than may be": {bounds: Bounds{MaxLayer: 10 << 20}, says: []string{"max_layer_size is 10485760"}},
-		"index beside it":    {bounds: Bounds{MaxLayer: 40<<20 + 2048}, says: []string{"max_layer_size is 41945088"}},
+		"index beside it":    {bounds: Bounds{MaxLayer: 20<<20 + 2048}, says: []string{"max_layer_size is 20973568"}},
 		"disk fills":         {bounds: Bounds{MinFree: 100 << 20}, free: []uint64{120 << 20, 100 << 20}, says: []string{"104857600 bytes are free", "min_free keeps 104857600"}},
 		"disk is full":       {bounds: Bounds{MinFreePercent: 5}, free: []uint64{size / 20}, says: []string{"has 0 bytes", "53687091 bytes are free", "min_free keeps 53687090"}},
 		"larger of the two":  {bounds: Bounds{MinFreePercent: 50, MinFree: 10}, free: []uint64{size / 3}, says: []string{"min_free keeps 536870900"}},
@@ -41,7 +41,7 @@ func TestWhatUnpacksToTooMuch(t *testing.T) {
 		for _, way := range []string{"Apply", "Commit"} {
 			t.Run(name+"/"+way, func(t *testing.T) {
 				c, root := newContent(t), t.TempDir()
-				bomb := bombTar(t, 40)
+				bomb := bombTar(t, 20)
 				layers, chains := c.image(t, bomb)
 				s := newSnapshotter(t, root, c)
 				s.SetBounds(test.bounds)
