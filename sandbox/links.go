@@ -60,7 +60,7 @@ func (s *Sandbox) followLinks(ctx context.Context) error {
 		return err
 	}
 	if change.Empty() {
-		return change.Unjoined
+		return errors.Join(change.Unjoined, s.unplugLeaving(ctx))
 	}
 	failed := change.Unjoined
 	for _, nic := range change.Added {
@@ -78,11 +78,49 @@ func (s *Sandbox) followLinks(ctx context.Context) error {
 	if change.Routes {
 		s.complain(ctx, "configure the routes", updateRoutes(ctx, s.agent, s.network.Routes))
 	}
-	for _, id := range change.Removed {
-		s.complain(ctx, "take NIC "+id+" out of the machine", s.vm.UnplugNIC(ctx, id))
+	for i := range s.leaving { // the guest may have changed its mind
+		s.leaving[i].tries = 0
 	}
+	for _, id := range change.Removed {
+		s.leaving = append(s.leaving, leavingNIC{id: id})
+	}
+	failed = errors.Join(failed, s.unplugLeaving(ctx))
 	log.G(ctx).WithFields(log.Fields{"added": len(change.Added), "removed": change.Removed, "configured": len(change.Interfaces)}).Info("network has changed")
 	return failed
+}
+
+// leavingNIC is a card whose link is gone and that the machine may still have.
+type leavingNIC struct {
+	id    string
+	tries int // since the links changed last
+}
+
+// leaveTries is how often a guest is asked to let go of a card before it is left
+// in peace until the links change again. The tap goes with the machine at the
+// latest.
+const leaveTries = 3
+
+// unplugLeaving takes the cards out of the machine that are to go. An error is one
+// that another attempt may cure.
+func (s *Sandbox) unplugLeaving(ctx context.Context) (again error) {
+	kept := s.leaving[:0]
+	for _, n := range s.leaving {
+		if n.tries < leaveTries {
+			err := s.vm.UnplugNIC(ctx, n.id)
+			if err == nil {
+				continue
+			}
+			what := "take NIC " + n.id + " out of the machine"
+			if n.tries++; n.tries < leaveTries {
+				again = errors.Join(again, fmt.Errorf("%s: %w", what, err))
+			} else {
+				s.complain(ctx, what+", where it stays", err)
+			}
+		}
+		kept = append(kept, n)
+	}
+	s.leaving = kept
+	return again
 }
 
 func hasMAC(mac net.HardwareAddr) func(hypervisor.NIC) bool {

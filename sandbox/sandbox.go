@@ -91,6 +91,7 @@ type Sandbox struct {
 
 	// Set by Start, in this order, and only read afterwards.
 	network  *network.Network
+	leaving  []leavingNIC // belongs to whoever follows the links
 	vm       hypervisor.VM
 	agent    *agentclient.Client
 	volumes  *volumes.Set

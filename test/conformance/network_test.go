@@ -168,6 +168,42 @@ func TestLinkThatTheMachineDoesNotTake(t *testing.T) {
 	s.finish(s.id)
 }
 
+// A card that the VMM does not give back when its link is gone is asked for again.
+func TestCardThatTheMachineKeeps(t *testing.T) {
+	h := newHost(t, memory.Script{Faults: []memory.Fault{{Endpoint: "vm.remove-device", Call: 1, Do: "fail"}}})
+	ns := h.namespaceWithLink()
+	s := h.runningPod(netns("/run/netns/" + ns))
+	h.ip("link", "add", "far"+ns[len(ns)-6:], "type", "veth", "peer", "name", "net1", "netns", ns)
+	h.ip("-n", ns, "address", "add", "198.51.100.2/24", "dev", "net1")
+	h.eventually("the machine has the card", func() bool { return slices.Equal(h.nics(s.id), []string{"net0", "net1"}) })
+	h.ip("-n", ns, "link", "del", "net1")
+	h.eventually("the machine has given it back after all", func() bool { return slices.Equal(h.nics(s.id), []string{"net0"}) })
+	if log := s.log(); !strings.Contains(log, "take NIC net1 out of the machine") {
+		t.Error("nothing was said of the first attempt")
+	}
+	s.finish(s.id)
+}
+
+// One that it never gives back is left there after a while, and asked for again
+// when the links change. The pod ends as any other.
+func TestCardThatTheMachineKeepsForLong(t *testing.T) {
+	var faults []memory.Fault
+	for call := range 3 {
+		faults = append(faults, memory.Fault{Endpoint: "vm.remove-device", Call: call + 1, Do: "fail"})
+	}
+	h := newHost(t, memory.Script{Faults: faults})
+	ns := h.namespaceWithLink()
+	s := h.runningPod(netns("/run/netns/" + ns))
+	h.ip("link", "add", "far"+ns[len(ns)-6:], "type", "veth", "peer", "name", "net1", "netns", ns)
+	h.ip("-n", ns, "address", "add", "198.51.100.2/24", "dev", "net1")
+	h.eventually("the machine has the card", func() bool { return slices.Equal(h.nics(s.id), []string{"net0", "net1"}) })
+	h.ip("-n", ns, "link", "del", "net1")
+	h.eventually("it is left there", func() bool { return strings.Contains(s.log(), "take NIC net1 out of the machine, where it stays") })
+	h.ip("-n", ns, "address", "add", "192.0.2.3/24", "dev", "eth0")
+	h.eventually("the machine has given it back after all", func() bool { return slices.Equal(h.nics(s.id), []string{"net0"}) })
+	s.finish(s.id)
+}
+
 // Two links that come in one go are two cards, neither of which is tried twice.
 func TestTwoLinksAtOnce(t *testing.T) {
 	h := newHost(t, memory.Script{})
