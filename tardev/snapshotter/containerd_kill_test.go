@@ -49,12 +49,17 @@ func TestContainerdKilledDaemon(t *testing.T) {
 				}
 				return nil
 			})
-			committed := n.committed()
-			if len(committed) != len(tars) {
-				t.Errorf("committed %v", committed)
+			// Whether containerd collected what the first import had committed is a
+			// matter of time; if it tried to without the daemon, the snapshot is there
+			// beside its successor until the next collection. Both have one file.
+			layers := map[string]bool{}
+			for snapshot, r := range n.committed() {
+				layer, _, _ := strings.Cut(snapshot, ".")
+				layers[layer] = true
+				checkLayerFile(t, filepath.Join(n.dir, "tardev/layers", layer), r.Labels[LabelRootHash])
 			}
-			for file, r := range committed {
-				checkLayerFile(t, filepath.Join(n.dir, "tardev/layers", file), r.Labels[LabelRootHash])
+			if len(layers) != len(tars) {
+				t.Errorf("committed %v", layers)
 			}
 			n.ctr("-n", "k8s.io", "images", "rm", "--sync", ref)
 			for _, dir := range []string{"snapshots", "layers", "staging"} {
