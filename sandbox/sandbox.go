@@ -88,10 +88,10 @@ type Sandbox struct {
 	// Set by Start, and then by what watches the network.
 	ports        *portforward.Forwarder // nil: the pod has had no address
 	portsRefused bool                   // the kernel cannot forward them
+	leaving      []leavingNIC
 
 	// Set by Start, in this order, and only read afterwards.
 	network  *network.Network
-	leaving  []leavingNIC // belongs to whoever follows the links
 	vm       hypervisor.VM
 	agent    *agentclient.Client
 	volumes  *volumes.Set

@@ -3,6 +3,7 @@ package storage
 import (
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"strconv"
 	"syscall"
@@ -22,8 +23,8 @@ func gidOption(options []string) (int, error) {
 	if !ok {
 		return noGroup, nil
 	}
-	gid, err := strconv.ParseUint(v, 10, 31)
-	if err != nil {
+	gid, err := strconv.ParseUint(v, 10, 32)
+	if err != nil || gid == math.MaxUint32 { // the kernel's word for none
 		return noGroup, fmt.Errorf("fsgid %q is no group: %w", v, errdefs.ErrInvalidArgument)
 	}
 	return int(gid), nil

@@ -114,12 +114,12 @@ func TestGroupDoesNotLeaveTheStorage(t *testing.T) {
 }
 
 func TestGroupOption(t *testing.T) {
-	for option, want := range map[string]int{"size=1": noGroup, "fsgid=0": 0, "fsgid=2147483647": 1<<31 - 1} {
+	for option, want := range map[string]int{"size=1": noGroup, "fsgid=0": 0, "fsgid=4294967294": 1<<32 - 2} {
 		if got, err := gidOption([]string{option}); got != want || err != nil {
 			t.Errorf("%s gives %d, %v", option, got, err)
 		}
 	}
-	for _, v := range []string{"", "-1", "x", "4294967296"} {
+	for _, v := range []string{"", "-1", "x", "4294967295", "4294967296"} {
 		for driver, mount := range drivers {
 			if driver != driverLocal && driver != driverEphemeral {
 				continue
